@@ -1,0 +1,1 @@
+"""Collectors: record a run under a profiler."""

@@ -1,0 +1,80 @@
+"""
+## What it does
+Says what the file lost: an end cut off, events that could not be read, records the profiler dropped, and GPU work whose
+launch call is not in the trace.
+
+## Why it matters
+A count from half a trace is half a count. Every other finding is weaker for it.
+
+## How it is measured
+Truncation, unreadable events and the profiler's own messages are noted while loading, with their number and bytes. GPU
+rows (kernels, copies, fills) join launch calls on process and correlation id; the rule fires when more than
+`max-unmatched-pct` of them have none.
+
+## Known problems
+A window that opens in mid-run always holds some GPU work launched before it: 5-30 % in short captures of a busy GPU.
+
+## How to fix
+Let the profiler finish writing (no kill), use a larger buffer or a shorter window, start the capture on a quiet GPU.
+
+## References
+Nsight Systems user guide, "Diagnostics"; Kineto's buffer settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from traceql import metrics
+from traceql.finding import Finding, Severity
+from traceql.rule import Rule, option
+from traceql.trace import Problem, Trace
+
+_LOSSES = ("truncated", "skipped", "dropped")
+
+
+class IncompleteTrace(Rule):
+    code = "TQL901"
+    name = "incomplete-trace"
+    summary = "The trace lost events, or GPU work in it has no launch call."
+    severity = Severity.WARNING
+
+    @dataclass(frozen=True)
+    class Options:
+        max_unmatched_pct: float = option(5.0, "share of GPU rows that may lack their launch call")
+
+    def check(self, trace: Trace, options: Options) -> Iterator[Finding]:
+        for problem in trace.problems:
+            if problem.kind in _LOSSES:
+                yield self._loss(problem)
+        counts = metrics.launch_counts(trace)
+        unmatched = counts["unmatched_gpu_ops"]
+        total = unmatched + counts["matched_gpu_ops"]
+        if total and 100 * unmatched / total > options.max_unmatched_pct:
+            yield self.finding(
+                f"{unmatched} of {total} GPU rows ({100 * unmatched / total:.0f} %) have no launch call in the trace.",
+                key=("unmatched",),
+                evidence={
+                    "gpu_rows": total, "unmatched_gpu_rows": unmatched, "unmatched_pct": 100 * unmatched / total,
+                },
+                advice=[
+                    "Their host cause cannot be told: gaps before them are of unknown cause.",
+                    "Start the capture while the GPU is quiet, or record the host's CUDA calls as well.",
+                ],
+            )  # fmt: skip
+
+    def _loss(self, problem: Problem) -> Finding:
+        amounts = {"lost_events": problem.count, "lost_bytes": problem.bytes}
+        what = {
+            "truncated": "The trace ends early",
+            "skipped": "Events were left out",
+            "dropped": "The profiler lost data",
+        }
+        lost = f" ({problem.bytes:,} bytes lost)" if problem.bytes is not None else ""
+        return self.finding(
+            f"{what[problem.kind]}: {problem.message}{lost}.",
+            key=(problem.kind,),
+            evidence={k: v for k, v in amounts.items() if v is not None},
+            advice=["Record again and let the profiler finish; until then read every sum here as a lower bound."],
+        )

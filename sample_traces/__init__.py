@@ -1,0 +1,1 @@
+"""Small real captures; samples.toml describes them."""

@@ -1,0 +1,80 @@
+"""Where the trace itself marks a step on the host: SGLang, vLLM and torch.profiler ranges."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from traceql.derived import memoised
+from traceql.trace import Trace
+
+_SGLANG = r"^step\[(?<mode>[A-Z_]+)(?: bs=(?<batch>\d+))?(?: toks=(?<tokens>\d+))?"
+_EXECUTE = r"^execute_"
+_PROFILER_STEP = r"^ProfilerStep#\d+$"
+
+_LEVELS = [("step mark", r"^step\["), ("execute mark", _EXECUTE), ("profiler_step", _PROFILER_STEP)]
+"""found_by → pattern, in order of preference where several kinds of mark nest."""
+
+_SGLANG_KIND = {
+    "DECODE": "decode", "EXTEND": "prefill", "PREFILL": "prefill", "SPLIT_PREFILL": "prefill", "MIXED": "mixed",
+    "TARGET_VERIFY": "verify", "VERIFY": "verify", "DRAFT_EXTEND": "draft", "DRAFT_EXTEND_V2": "draft", "DRAFT": "draft",
+    "IDLE": "other", "DLLM_EXTEND": "other",
+}  # fmt: skip
+"""SGLang's ForwardMode → kind."""
+
+MARK_SCHEMA = pl.Schema(
+    {
+        "name": pl.String(), "start_ns": pl.Int64(), "end_ns": pl.Int64(), "pid": pl.Int64(), "tid": pl.Int64(),
+        "kind": pl.String(), "batch_size": pl.Int64(), "tokens": pl.Int64(), "found_by": pl.String(),
+    }
+)  # fmt: skip
+
+
+@memoised
+def annotated(trace: Trace) -> pl.DataFrame:
+    """The step marks of the most specific level present, outermost only; MARK_SCHEMA, in order of start."""
+    ranges = trace.loaded["annotations"].filter((pl.col("side") == "cpu") & (pl.col("dur_ns") > 0))
+    for found_by, pattern in _LEVELS:
+        marks = ranges.filter(pl.col("name").str.contains(pattern))
+        if not marks.is_empty():
+            return _described(_outermost(marks), found_by)
+    return pl.DataFrame(schema=MARK_SCHEMA)
+
+
+def _outermost(marks: pl.DataFrame) -> pl.DataFrame:
+    """Marks not inside another of the same level on their thread."""
+    end = pl.col("start_ns") + pl.col("dur_ns")
+    reach = pl.col("end_ns").cum_max().shift(1).over("pid", "tid")
+    return (
+        marks.with_columns(end_ns=end)
+        .sort("start_ns", pl.col("end_ns") * -1, maintain_order=True)
+        .filter((pl.col("end_ns") > reach) | reach.is_null())
+    )
+
+
+def _described(marks: pl.DataFrame, found_by: str) -> pl.DataFrame:
+    name = pl.col("name")
+    sglang = name.str.extract_groups(_SGLANG)
+    mode = sglang.struct.field("mode").replace_strict(_SGLANG_KIND, default=None, return_dtype=pl.String)
+    batch, tokens = (sglang.struct.field(f).cast(pl.Int64) for f in ("batch", "tokens"))
+    # vLLM: execute_8192_context_9(sq8155…)_generation_37(sq37…); the counts are requests, the first number tokens
+    context, generation = (name.str.extract(rf"_{f}_(\d+)").cast(pl.Int64) for f in ("context", "generation"))
+    scheduled = name.str.extract(r"^execute_(\d+)_").cast(pl.Int64)
+    is_vllm = name.str.contains(_EXECUTE) & context.is_not_null() & generation.is_not_null()
+    vllm_kind = (
+        pl.when(context == 0)
+        .then(pl.lit("decode"))
+        .when(generation == 0)
+        .then(pl.lit("prefill"))
+        .otherwise(pl.lit("mixed"))
+    )
+    batch_size = pl.when(is_vllm).then(context + generation).otherwise(batch)
+    return marks.select(
+        "name", "start_ns", "end_ns", "pid", "tid",
+        pl.when(is_vllm).then(vllm_kind).when(name.str.contains(r"^step\[")).then(mode.fill_null("other")).alias("kind"),
+        batch_size.alias("batch_size"),
+        # a decode step computes one token a request
+        pl.when(is_vllm).then(scheduled).otherwise(
+            pl.coalesce(tokens, pl.when(mode == "decode").then(batch))
+        ).alias("tokens"),
+        pl.lit(found_by).alias("found_by"),
+    )  # fmt: skip

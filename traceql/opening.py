@@ -1,0 +1,111 @@
+"""From what a user names (a file, a run directory, a list) to traces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from traceql import schema
+from traceql.errors import TraceqlError, UnreadableTraceError
+from traceql.loaders import registry
+from traceql.trace import Trace
+
+PathArgument = str | PathLike[str]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Traces that could be read, in order of rank then name, and one line for each file that could not."""
+
+    traces: tuple[Trace, ...]
+    unreadable: tuple[str, ...] = ()
+
+
+def open_trace(path: PathArgument | Iterable[PathArgument]) -> Trace | TraceSet:
+    """Open one file, a directory of traces, or a list of them.
+
+    One trace comes back as a Trace, several as a TraceSet with the same tables. Raises UnreadableTraceError when any
+    file named cannot be read, or a directory holds no trace.
+    """
+    paths = [path] if isinstance(path, (str, PathLike)) else list(path)
+    opened = open_all([Path(p) for p in paths], strict=True)
+    return opened.traces[0] if len(opened.traces) == 1 else TraceSet(opened.traces)
+
+
+def open_all(paths: list[Path], *, strict: bool = False) -> Opened:
+    """Open every path; unless ``strict``, files that cannot be read are reported and the rest still open."""
+    traces: list[Trace] = []
+    unreadable: list[str] = []
+    for path in paths:
+        inside = path.is_dir()
+        try:
+            members = trace_files(path)
+        except TraceqlError as error:
+            if strict:
+                raise
+            unreadable.append(str(error))
+            continue
+        found = 0
+        for member in members:
+            try:
+                traces.append(Trace.from_loaded(registry.load(member)))
+                found += 1
+            except TraceqlError as error:
+                if strict and not inside:
+                    raise
+                unreadable.append(str(error))
+        if strict and not found:
+            raise UnreadableTraceError(unreadable[-1])
+    traces.sort(key=lambda t: (t.rank is not None, t.rank or 0, str(t.path)))
+    return Opened(tuple(traces), tuple(unreadable))
+
+
+def trace_files(path: Path) -> list[Path]:
+    """The trace files a path stands for: itself, or those in a directory (and one level down: a run's stages)."""
+    if not path.is_dir() or registry.is_nsys_directory(path):
+        return [path]
+    inside = [p for pattern in ("*", "*/*") for p in path.glob(pattern) if p.is_file() and registry.is_trace_name(p)]
+    if not inside:
+        what = ", ".join(sorted(p.name for p in path.iterdir())[:4]) or "nothing"
+        raise UnreadableTraceError(
+            f"{path}: no trace in this directory (it holds {what}); give a trace file or a run directory"
+        )
+    # an exported .sqlite beside its .nsys-rep is the same capture
+    exported = {p.with_suffix("") for p in inside if p.suffix == ".sqlite"}
+    return sorted(p for p in inside if not (p.suffix == ".nsys-rep" and p.with_suffix("") in exported))
+
+
+@dataclass(frozen=True)
+class TraceSet:
+    """Several traces, usually the ranks of one job; tables are theirs one under the other.
+
+    Ids count within a trace: (``rank``, ``kernel_id``) names a kernel.
+    """
+
+    traces: tuple[Trace, ...]
+
+    def table(self, name: str) -> pl.DataFrame:
+        """The table of every trace, concatenated in order of rank."""
+        return pl.concat([trace.table(name) for trace in self.traces])
+
+    def __getattr__(self, name: str) -> pl.LazyFrame:
+        if name.startswith("_") or name not in schema.TABLES:
+            raise AttributeError(f"TraceSet has no table or attribute {name!r}; tables: {', '.join(schema.TABLES)}")
+        return self.table(name).lazy()
+
+    def sql(self, query: str) -> pl.DataFrame:
+        """Run one read-only SELECT over the concatenated tables."""
+        from traceql.query import run
+
+        return run(self, query)
+
+    def __len__(self) -> int:
+        return len(self.traces)
+
+    def __iter__(self) -> Any:
+        return iter(self.traces)

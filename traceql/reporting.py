@@ -1,0 +1,132 @@
+"""Report: traces, what the rules said of them, and every form it can be shown in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from traceql import engine, metrics
+from traceql.engine import Outcome, Selection
+from traceql.errors import UsageError
+from traceql.finding import Finding
+from traceql.opening import PathArgument, TraceSet, open_trace
+from traceql.trace import Trace
+
+_ORDER = {"error": 0, "failed": 1, "passed": 2, "not_applicable": 3}
+
+
+@dataclass(frozen=True)
+class Report:
+    """The result of ``analyze``; renders itself in a notebook.
+
+    Attributes:
+        traces: the traces, in order of rank.
+        outcomes: for each trace, one outcome a rule.
+        unreadable: one line for each file that could not be read.
+    """
+
+    traces: tuple[Trace, ...]
+    outcomes: tuple[tuple[Outcome, ...], ...]
+    unreadable: tuple[str, ...] = ()
+
+    @property
+    def found(self) -> list[Finding]:
+        """All findings: worst severity first, then by estimated saving, then by code."""
+        every = [f for outcomes in self.outcomes for o in outcomes for f in o.findings]
+        return sorted(
+            every,
+            key=lambda f: (
+                -f.severity,
+                -(f.estimated_savings_us_per_step or 0.0),
+                f.code,
+                f.trace,
+                f.fingerprint,
+            ),
+        )
+
+    @property
+    def findings(self) -> pl.DataFrame:
+        """Findings as a frame: code, rule, severity, message, trace, step_id, start_ns, savings, subject, fingerprint."""
+        rows = [
+            {
+                "code": f.code, "rule": f.rule, "severity": f.severity.label, "message": f.message, "trace": f.trace,
+                "step_id": f.step_id, "start_ns": f.start_ns, "end_ns": f.end_ns, "subject": f.subject,
+                "estimated_savings_us_per_step": f.estimated_savings_us_per_step, "fingerprint": f.fingerprint,
+            }
+            for f in self.found
+        ]  # fmt: skip
+        return pl.DataFrame(rows, schema=_FINDING_SCHEMA)
+
+    @property
+    def rules(self) -> list[Outcome]:
+        """One outcome a rule over all traces: the worst wins; *not applicable* only when it applied to none."""
+        by_code: dict[str, list[Outcome]] = {}
+        for outcomes in self.outcomes:
+            for outcome in outcomes:
+                by_code.setdefault(outcome.code, []).append(outcome)
+        return [min(group, key=lambda o: _ORDER[o.outcome]) for _, group in sorted(by_code.items())]
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The JSON contract's metrics; with several traces ``gpus`` keys are ``rank/device``."""
+        each = [metrics.of(trace) for trace in self.traces]
+        if len(each) == 1:
+            return each[0]
+        merged: dict[str, Any] = {"gpus": {}, "launches": {}, "steps": []}
+        for index, (trace, part) in enumerate(zip(self.traces, each, strict=True)):
+            label = index if trace.rank is None else trace.rank
+            merged["gpus"] |= {f"{label}/{device}": gpu for device, gpu in part["gpus"].items()}
+            merged["launches"] = {k: merged["launches"].get(k, 0) + v for k, v in part["launches"].items()}
+            merged["steps"] += [{"trace": index, "rank": trace.rank, **step} for step in part["steps"]]
+        return merged
+
+    def render(self, format: str) -> str:
+        """The report as ``html``, ``json``, ``text`` or ``markdown``; UsageError for another format."""
+        from traceql.report import RENDERERS
+
+        if format not in RENDERERS:
+            raise UsageError(f"no format {format!r}; there are: {', '.join(RENDERERS)}")
+        return RENDERERS[format](self)
+
+    def save(self, path: PathArgument, format: str | None = None) -> Path:
+        """Write the report; the format follows the suffix (.html, .json, .txt, .md) unless given."""
+        from traceql.report import SUFFIXES
+        from traceql.writing import write_text
+
+        target = Path(path)
+        chosen = format or SUFFIXES.get(target.suffix)
+        if chosen is None:
+            raise UsageError(
+                f"{target}: no format for the suffix {target.suffix!r}; use one of {', '.join(SUFFIXES)} or give format"
+            )
+        write_text(target, self.render(chosen))
+        return target
+
+    def _repr_html_(self) -> str:
+        from traceql.notebook import report_html
+
+        return report_html(self)
+
+
+_FINDING_SCHEMA = {
+    "code": pl.String, "rule": pl.String, "severity": pl.String, "message": pl.String, "trace": pl.Int64,
+    "step_id": pl.Int64, "start_ns": pl.Int64, "end_ns": pl.Int64, "subject": pl.String,
+    "estimated_savings_us_per_step": pl.Float64, "fingerprint": pl.String,
+}  # fmt: skip
+
+
+def analyze(
+    trace: Trace | TraceSet | PathArgument | Iterable[PathArgument],
+    *,
+    selection: Selection | None = None,
+    unreadable: tuple[str, ...] = (),
+) -> Report:
+    """Run the rules over a trace, a set of traces, or what a path stands for."""
+    opened = trace if isinstance(trace, (Trace, TraceSet)) else open_trace(trace)
+    traces = opened.traces if isinstance(opened, TraceSet) else (opened,)
+    outcomes = tuple(tuple(engine.run(each, selection, index)) for index, each in enumerate(traces))
+    return Report(traces, outcomes, unreadable)

@@ -1,0 +1,69 @@
+"""What rules need of a trace, and which flag would have recorded it."""
+
+from __future__ import annotations
+
+from traceql.rule import Need
+from traceql.trace import Trace
+
+_HOW_TORCH = {
+    "gpu_rows": "profile with ProfilerActivity.CUDA",
+    "host_calls": "profile with ProfilerActivity.CPU and CUDA together",
+    "launch_links": "profile with ProfilerActivity.CPU and CUDA together",
+    "cpu_ops": "profile with ProfilerActivity.CPU",
+    "shapes": "record_shapes=True (SGLang: --profile-record-shapes)",
+    "python_stacks": "with_stack=True",
+    "annotations": "mark steps with torch.profiler.record_function",
+    "steps": "mark steps with torch.profiler.record_function, or profile at least three steps",
+}
+_HOW_NSYS = {
+    "gpu_rows": "nsys profile -t cuda",
+    "host_calls": "nsys profile -t cuda",
+    "launch_links": "nsys profile -t cuda",
+    "cpu_ops": "a PyTorch profiler trace has them; nsys does not",
+    "shapes": "a PyTorch profiler trace has them; nsys does not",
+    "python_stacks": "nsys profile --python-sampling=true, or a PyTorch profiler trace with with_stack=True",
+    "annotations": "nsys profile -t cuda,nvtx (SGLang: --enable-layerwise-nvtx-marker)",
+    "steps": "nsys profile -t cuda,nvtx with a range around each step, or capture at least three steps",
+    "replay_nodes": "nsys profile --cuda-graph-trace=node",
+}
+_WHAT = {
+    "gpu_rows": "no GPU work in the trace",
+    "host_calls": "no CUDA API calls in the trace",
+    "launch_links": "GPU work is not linked to launch calls",
+    "cpu_ops": "no framework operators in the trace",
+    "shapes": "no operator input shapes in the trace",
+    "python_stacks": "no Python stacks in the trace",
+    "annotations": "no named ranges in the trace",
+    "steps": "no steps found in the trace",
+    "graph_replays": "no CUDA graph replay in the trace",
+    "replay_nodes": "CUDA graph replays were recorded without their kernels",
+    "ncu": "not a Nsight Compute report",
+}
+
+
+def missing(trace: Trace, needs: tuple[Need, ...]) -> str | None:
+    """Why a rule with these needs does not apply to ``trace``, with the remedy; None when it does."""
+    for need in needs:
+        if lacks(trace, need):
+            how = (_HOW_TORCH if trace.source == "torch_profiler" else _HOW_NSYS).get(need)
+            return f"{_WHAT[need]}; to record it: {how}" if how else _WHAT[need]
+    return None
+
+
+def how_to_record(trace: Trace, need: Need) -> str | None:
+    """The profiler flag that records ``need`` for this trace's source; None where there is none."""
+    return (_HOW_TORCH if trace.source == "torch_profiler" else _HOW_NSYS).get(need)
+
+
+def lacks(trace: Trace, need: Need) -> bool:
+    """Whether ``trace`` did not record ``need``."""
+    has = trace.capabilities
+    if need == "steps":
+        return trace.table("steps").is_empty()
+    if need == "ncu":
+        return trace.source != "ncu"
+    if need == "graph_replays":
+        return has.graph_replays is None
+    if need == "replay_nodes":
+        return has.graph_replays not in ("node", "mixed")
+    return not getattr(has, need)

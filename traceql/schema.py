@@ -1,0 +1,659 @@
+"""The table contract: every table and derived frame, every column with its type, unit and meaning.
+
+SQL, Python and other tools rely on these names. Times are ``Int64`` nanoseconds; ``start_ns`` counts from the
+trace's first event. A value the trace does not hold is null, never 0. Every table exists for every trace, perhaps
+empty, and carries ``rank`` (null where a trace has none).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+SCHEMA_VERSION = 1
+"""Version of the table and JSON contracts; raised when a column changes meaning or goes."""
+
+I = pl.Int64  # noqa: E741 - one letter keeps the tables below readable as tables
+F = pl.Float64
+S = pl.String
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its Polars type and what it holds. Units are in the name (``_ns``, ``_bytes``, ``_pct``)."""
+
+    name: str
+    dtype: type[pl.DataType]
+    doc: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the contract. ``derived`` tables are computed on first use, the others come from the file."""
+
+    name: str
+    doc: str
+    columns: tuple[Column, ...]
+    derived: bool = False
+
+    @property
+    def polars_schema(self) -> pl.Schema:
+        return pl.Schema({column.name: column.dtype() for column in self.columns})
+
+    def empty(self) -> pl.DataFrame:
+        """A frame with this table's columns and no row."""
+        return pl.DataFrame(schema=self.polars_schema)
+
+    def conform(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """``frame`` with exactly this table's columns in order; those it lacks become null, others are dropped."""
+        return frame.select(
+            pl.col(c.name).cast(c.dtype) if c.name in frame.columns else pl.lit(None, c.dtype).alias(c.name)
+            for c in self.columns
+        )
+
+
+def _columns(spec: list[tuple[str, type[pl.DataType], str]]) -> tuple[Column, ...]:
+    return tuple(Column(*row) for row in spec)
+
+
+_START = ("start_ns", I, "start, ns from the trace's first event")
+_DUR = ("dur_ns", I, "duration, ns")
+_RANK = ("rank", I, "rank of the process in its distributed job; null where the trace names none")
+_PID = ("pid", I, "process id on the host")
+_TID = ("tid", I, "thread id on the host")
+_DEVICE = ("device", I, "device ordinal as the profiler numbers it")
+_STREAM = ("stream", I, "stream id within the device's context")
+_CONTEXT = ("context", I, "CUDA context id")
+_CORRELATION = (
+    "correlation_id",
+    I,
+    "id that links an API call to the GPU work it launched, unique within a pid",
+)
+_LAUNCH = (
+    "launch_id",
+    I,
+    "the launch call that put it on the GPU: launches.launch_id; null when not in the trace",
+)
+_STEP = ("step_id", I, "the step whose host range holds the start of the launch call: steps.step_id")
+_GRAPH = (
+    "graph_id",
+    I,
+    "CUDA graph it was replayed from; null outside graphs and where the file does not tell",
+)
+
+_TABLES = [
+    Table(
+        "kernels",
+        "GPU kernel executions, graph replays included where the trace holds them",
+        _columns(
+            [
+                ("kernel_id", I, "row id, in order of start"),
+                _RANK,
+                _START,
+                _DUR,
+                ("name", S, "full demangled kernel name"),
+                ("short_name", S, "name without template arguments, parameters and return type"),
+                (
+                    "category",
+                    S,
+                    "what kind of work the name says it is: gemm, attention, norm, communication …; null unknown",
+                ),
+                _DEVICE,
+                _STREAM,
+                _CONTEXT,
+                _PID,
+                _CORRELATION,
+                _GRAPH,
+                ("graph_node_id", I, "node of the graph, within the graph"),
+                ("grid_x", I, "blocks in x"),
+                ("grid_y", I, "blocks in y"),
+                ("grid_z", I, "blocks in z"),
+                ("block_x", I, "threads in x"),
+                ("block_y", I, "threads in y"),
+                ("block_z", I, "threads in z"),
+                ("registers_per_thread", I, "registers a thread"),
+                ("shared_memory_bytes", I, "static plus dynamic shared memory a block, bytes"),
+                ("occupancy_pct", F, "estimated achieved occupancy, 0-100, where the profiler writes one"),
+                _LAUNCH,
+                _STEP,
+            ]
+        ),
+    ),
+    Table(
+        "memcpys",
+        "GPU memory copies",
+        _columns(
+            [
+                ("memcpy_id", I, "row id, in order of start"),
+                _RANK,
+                _START,
+                _DUR,
+                ("bytes", I, "bytes moved"),
+                ("kind", S, "direction: HtoD, DtoH, DtoD, PtoP, HtoH …"),
+                ("src_memory", S, "pageable, pinned, device, array, managed …"),
+                ("dst_memory", S, "pageable, pinned, device, array, managed …"),
+                _DEVICE,
+                _STREAM,
+                _PID,
+                _CORRELATION,
+                _LAUNCH,
+                _STEP,
+            ]
+        ),
+    ),
+    Table(
+        "memsets",
+        "GPU memory fills",
+        _columns(
+            [
+                ("memset_id", I, "row id, in order of start"),
+                _RANK,
+                _START,
+                _DUR,
+                ("bytes", I, "bytes written"),
+                ("value", I, "the value written"),
+                _DEVICE,
+                _STREAM,
+                _PID,
+                _CORRELATION,
+                _LAUNCH,
+                _STEP,
+            ]
+        ),
+    ),
+    Table(
+        "runtime_calls",
+        "CUDA runtime and driver (HIP) API calls on the host",
+        _columns(
+            [
+                ("call_id", I, "row id, in order of start"),
+                _RANK,
+                _START,
+                _DUR,
+                ("name", S, "API name, version suffix (_v7000) stripped"),
+                _PID,
+                _TID,
+                _CORRELATION,
+                ("return_value", I, "the call's return code; 0 is success"),
+                _LAUNCH,
+            ]
+        ),
+    ),
+    Table(
+        "cpu_ops",
+        "framework operators on the host (torch dispatcher)",
+        _columns(
+            [
+                ("op_id", I, "row id, in order of start"),
+                _RANK,
+                _START,
+                _DUR,
+                ("name", S, "operator, e.g. aten::mm"),
+                _PID,
+                _TID,
+                ("external_id", I, "the profiler's id of the operator call"),
+                ("parent_id", I, "enclosing operator on the same thread: cpu_ops.op_id"),
+                ("input_shapes", S, "JSON list of input dimensions, as recorded"),
+                ("input_strides", S, "JSON list of input strides in elements, as recorded"),
+                ("input_dtypes", S, "JSON list of input types, as recorded"),
+                ("depth", I, "enclosing operators, 0 at the top"),
+            ]
+        ),
+    ),
+    Table(
+        "python_calls",
+        "Python function calls on the host (profiled with stacks)",
+        _columns(
+            [
+                ("python_call_id", I, "row id, in order of start"),
+                _RANK,
+                _START,
+                _DUR,
+                ("name", S, "file(line): function, or nn.Module: Name_k"),
+                _PID,
+                _TID,
+                ("python_id", I, "the profiler's id of the call"),
+                ("parent_id", I, "python_id of the caller, as the profiler links them"),
+            ]
+        ),
+    ),
+    Table(
+        "annotations",
+        "named ranges: record_function, NVTX, ProfilerStep; host side and their GPU projection",
+        _columns(
+            [
+                ("annotation_id", I, "row id, in order of start"),
+                _RANK,
+                _START,
+                _DUR,
+                ("name", S, "text of the range"),
+                ("domain", S, "NVTX domain; null for the default domain and torch ranges"),
+                ("side", S, "cpu or gpu"),
+                _PID,
+                _TID,
+                _DEVICE,
+                _STREAM,
+            ]
+        ),
+    ),
+    Table(
+        "graph_launches",
+        "CUDA graph launch calls and what of the replay the trace holds",
+        _columns(
+            [
+                ("launch_id", I, "the call: launches.launch_id"),
+                _RANK,
+                _START,
+                _DUR,
+                _GRAPH,
+                ("graph_exec_id", I, "executable graph; null where the file does not tell"),
+                _DEVICE,
+                _STREAM,
+                _PID,
+                _CORRELATION,
+                ("node_count", I, "GPU rows recorded for this replay"),
+                ("gpu_start_ns", I, "first GPU work of the replay"),
+                ("gpu_dur_ns", I, "first start to last end, ns"),
+                (
+                    "traced",
+                    S,
+                    "node: kernels are rows; graph: one row for the whole replay; null: no device record",
+                ),
+                _STEP,
+            ]
+        ),
+        derived=True,
+    ),
+    Table(
+        "graph_traces",
+        "whole-replay device records of graph-mode tracing (nsys --cuda-graph-trace=graph)",
+        _columns(
+            [
+                ("graph_trace_id", I, "row id, in order of start"),
+                _RANK,
+                _START,
+                _DUR,
+                _GRAPH,
+                ("graph_exec_id", I, "executable graph"),
+                _DEVICE,
+                _STREAM,
+                _PID,
+                _CORRELATION,
+                _LAUNCH,
+                _STEP,
+            ]
+        ),
+    ),
+    Table(
+        "synchronizations",
+        "GPU-side synchronisation records; not GPU work",
+        _columns(
+            [
+                ("synchronization_id", I, "row id, in order of start"),
+                _RANK,
+                _START,
+                _DUR,
+                ("kind", S, "event, stream_wait, stream or context"),
+                _DEVICE,
+                _STREAM,
+                _PID,
+                _CORRELATION,
+            ]
+        ),
+    ),
+    Table(
+        "counters",
+        "sampled counters: GPU metrics, memory in use",
+        _columns(
+            [
+                _RANK,
+                _START,
+                _DUR,
+                ("name", S, "counter"),
+                ("value", F, "sample, in unit"),
+                ("unit", S, "unit"),
+                _DEVICE,
+            ]
+        ),
+    ),
+    Table(
+        "collectives",
+        "communication calls as GPU rows",
+        _columns(
+            [
+                ("collective_id", I, "row id, in order of start"),
+                _RANK,
+                _START,
+                _DUR,
+                ("name", S, "kernel or range name"),
+                ("op", S, "all_reduce, all_gather …"),
+                ("bytes", I, "payload, bytes"),
+                ("dtype", S, "element type"),
+                ("group", S, "process group"),
+                ("world_size", I, "ranks in the group"),
+                ("kernel_id", I, "the kernel: kernels.kernel_id"),
+            ]
+        ),
+        derived=True,
+    ),
+    Table(
+        "overheads",
+        "time the profiler itself took on the host",
+        _columns(
+            [
+                _RANK,
+                _START,
+                _DUR,
+                ("kind", S, "buffer request, lazy loading, flush …"),
+                _PID,
+                ("tid", I, "thread it ran on; null where the profiler does not say"),
+            ]
+        ),
+    ),
+    Table(
+        "devices",
+        "GPUs as the trace describes them",
+        _columns(
+            [
+                ("device", I, "ordinal"),
+                _RANK,
+                ("name", S, "product name"),
+                ("sm_count", I, "streaming multiprocessors"),
+                ("compute_capability", S, "major.minor"),
+                ("memory_bandwidth_bytes_per_s", F, "peak DRAM bandwidth as the trace states it, bytes/s"),
+                ("memory_bytes", I, "device memory, bytes"),
+                ("l2_bytes", I, "L2 cache, bytes"),
+            ]
+        ),
+    ),
+    Table(
+        "metadata",
+        "what the file says of itself",
+        _columns([_RANK, ("key", S, "name"), ("value", S, "text")]),
+    ),
+    Table(
+        "ncu_kernels",
+        "kernels profiled by Nsight Compute: launch shape and counters in base units",
+        _columns(
+            [
+                ("ncu_kernel_id", I, "row id, in profiling order"),
+                _RANK,
+                ("name", S, "full kernel name"),
+                ("short_name", S, "name without template arguments and parameters"),
+                ("device", I, "device ordinal"),
+                _STREAM,
+                _CONTEXT,
+                _PID,
+                ("grid_x", I, "blocks in x"),
+                ("grid_y", I, "blocks in y"),
+                ("grid_z", I, "blocks in z"),
+                ("block_x", I, "threads in x"),
+                ("block_y", I, "threads in y"),
+                ("block_z", I, "threads in z"),
+                ("registers_per_thread", I, "registers a thread"),
+                _DUR,
+            ]
+        ),
+    ),
+    Table(
+        "steps",
+        "one model forward each: a decode step, a prefill, a mixed batch",
+        _columns(
+            [
+                ("step_id", I, "row id, in order of start"),
+                _RANK,
+                _START,
+                ("dur_ns", I, "host side, ns; null when the step was found on the GPU alone"),
+                ("name", S, "text of the mark, where there is one"),
+                ("kind", S, "prefill, decode, mixed, verify, draft, other; null when tokens are unknown"),
+                ("batch_size", I, "requests in the step; null when unknown"),
+                ("tokens", I, "tokens computed in the step; null when unknown"),
+                ("period_ns", I, "start to the next step's start; the last one: to the end of its GPU work"),
+                ("gpu_start_ns", I, "first GPU work"),
+                ("gpu_dur_ns", I, "first start to last end of its GPU work, ns"),
+                (
+                    "gpu_busy_ns",
+                    I,
+                    "its devices busy within that span, ns; null when part of its work left no record",
+                ),
+                (
+                    "gpu_idle_ns",
+                    I,
+                    "gaps that belong to the step (the lead-in from the step before included), ns",
+                ),
+                ("kernels", I, "kernels"),
+                ("gpu_ops", I, "kernels, copies and memsets"),
+                ("launch_calls", I, "kernel launch API calls"),
+                ("graph_launches", I, "graph launch calls"),
+                ("graph_segments", I, "graph launches with GPU rows"),
+                ("device", I, "device of its GPU work; null when it used several"),
+                ("pid", I, "process of the mark"),
+                ("tid", I, "thread of the mark"),
+                (
+                    "found_by",
+                    S,
+                    "what told the step: step mark, execute mark, nvtx, profiler_step, graph_replays, kernel_sequence",
+                ),
+            ]
+        ),
+        derived=True,
+    ),
+    Table(
+        "launches",
+        "host calls that put work on the GPU",
+        _columns(
+            [
+                ("launch_id", I, "row id, in order of start"),
+                _RANK,
+                ("name", S, "API name"),
+                ("kind", S, "kernel, graph, memcpy or memset"),
+                _START,
+                _DUR,
+                _PID,
+                _TID,
+                _CORRELATION,
+                ("gpu_ops", I, "GPU rows it launched"),
+                ("gpu_start_ns", I, "start of the first of them"),
+                ("delay_ns", I, "max(0, GPU start − max(call end, previous end on that stream)), ns"),
+                _STEP,
+            ]
+        ),
+        derived=True,
+    ),
+    Table(
+        "gpu_ops",
+        "all GPU work in one table: kernels, copies, memsets and whole-replay records",
+        _columns(
+            [
+                ("gpu_op_id", I, "row id, in order of start"),
+                _RANK,
+                ("kind", S, "kernel, memcpy, memset or graph"),
+                ("source_id", I, "row id in the table of its kind"),
+                ("name", S, "kernel short name, or e.g. memcpy HtoD"),
+                _START,
+                _DUR,
+                _DEVICE,
+                _STREAM,
+                _PID,
+                _CORRELATION,
+                _LAUNCH,
+                ("launch_kind", S, "kind of the launch call: kernel, graph, memcpy, memset"),
+                _STEP,
+            ]
+        ),
+        derived=True,
+    ),
+    Table(
+        "gaps",
+        "device idle between two GPU operations",
+        _columns(
+            [
+                ("gap_id", I, "row id, in order of device and start"),
+                _RANK,
+                _DEVICE,
+                _START,
+                _DUR,
+                (
+                    "step_id",
+                    I,
+                    "the step that waits: the one of the work after the gap; null outside the steps",
+                ),
+                ("cause", S, "the cause with the largest share of the gap"),
+                ("blame", S, "op, range, frame or call the dominant cause points at"),
+                ("before", S, "GPU work that ended where the gap starts"),
+                ("after", S, "GPU work that starts where it ends"),
+                ("before_op_id", I, "gpu_ops.gpu_op_id"),
+                ("after_op_id", I, "gpu_ops.gpu_op_id"),
+                ("launch_id", I, "launch call of the work after the gap"),
+            ]
+        ),
+        derived=True,
+    ),
+    Table(
+        "gap_parts",
+        "gaps split by cause; the parts of a gap add up to it exactly",
+        _columns(
+            [
+                ("gap_id", I, "gaps.gap_id"),
+                _RANK,
+                ("cause", S, "see docs/definitions.md"),
+                (
+                    "detail",
+                    S,
+                    "within a cause: python, op, runtime, range, idle; the call's name when blocked",
+                ),
+                _START,
+                _DUR,
+                ("blame", S, "op, range, frame or call"),
+            ]
+        ),
+        derived=True,
+    ),
+    Table(
+        "graph_segments",
+        "the GPU work of one graph launch",
+        _columns(
+            [
+                ("step_id", I, "steps.step_id"),
+                _RANK,
+                ("launch_id", I, "launches.launch_id"),
+                _GRAPH,
+                _DEVICE,
+                _START,
+                _DUR,
+                ("kernels", I, "kernels in it"),
+                ("gpu_busy_ns", I, "union of its GPU rows, ns"),
+                ("first_kernel", S, "first kernel, short name"),
+                ("last_kernel", S, "last kernel, short name"),
+            ]
+        ),
+        derived=True,
+    ),
+    Table(
+        "graph_boundaries",
+        "what lies between two consecutive graph segments of a step",
+        _columns(
+            [
+                ("boundary_id", I, "row id, in order of start"),
+                ("step_id", I, "steps.step_id"),
+                _RANK,
+                _DEVICE,
+                ("before_launch_id", I, "launch of the segment before"),
+                ("after_launch_id", I, "launch of the segment after"),
+                _START,
+                ("dur_ns", I, "end of the segment before to start of the one after, ns"),
+                ("idle_ns", I, "GPU idle within it, ns"),
+                ("eager_gpu_ops", I, "GPU rows that ran in it outside graphs"),
+                ("eager_gpu_ns", I, "their union, ns"),
+                ("cause", S, "dominant cause of the idle time; null when there is none"),
+                ("cpu_activity", S, "what the launching host thread did during most of the idle time"),
+                ("before", S, "last kernel of the segment before"),
+                ("after", S, "first kernel of the segment after"),
+                ("eager", S, "distinct eager GPU work between, in order"),
+            ]
+        ),
+        derived=True,
+    ),
+    Table(
+        "layers",
+        "one repeat of the longest periodic run of kernels in a step",
+        _columns(
+            [
+                ("step_id", I, "steps.step_id"),
+                _RANK,
+                ("layer", I, "0-based position in the run"),
+                _START,
+                _DUR,
+                ("gpu_busy_ns", I, "union of its kernels, ns"),
+                ("kernels", I, "kernels"),
+                ("first_kernel_id", I, "kernels.kernel_id of its first kernel"),
+            ]
+        ),
+        derived=True,
+    ),
+    Table(
+        "op_costs",
+        "host and device cost by operator name, steps only where there are steps",
+        _columns(
+            [
+                _RANK,
+                ("name", S, "operator"),
+                ("calls", I, "calls"),
+                ("self_cpu_ns", I, "duration minus child ops and API calls, profiler overhead taken out, ns"),
+                ("self_cpu_with_launch_ns", I, "self_cpu_ns plus its own API calls, ns"),
+                ("cpu_ns", I, "duration with children, profiler overhead taken out, ns"),
+                ("device_ns", I, "GPU rows launched inside it and not inside a child, ns summed"),
+                ("device_total_ns", I, "GPU rows launched inside it or a child, ns summed"),
+                ("kernels", I, "GPU rows launched by itself"),
+                ("cpu_gpu_ratio", F, "self_cpu_with_launch_ns / device_ns; null without device time"),
+            ]
+        ),
+        derived=True,
+    ),
+    Table(
+        "gemms",
+        "matrix products with known shapes, one row per innermost GEMM op",
+        _columns(
+            [
+                ("gemm_id", I, "row id, in order of launch"),
+                _RANK,
+                ("op", S, "operator"),
+                ("op_id", I, "cpu_ops.op_id"),
+                ("batch", I, "independent products in the call (bmm), else 1"),
+                ("m", I, "rows of A"),
+                ("n", I, "columns of B"),
+                ("k", I, "inner dimension"),
+                ("dtype", S, "type of A"),
+                _START,
+                ("dur_ns", I, "all its kernels summed, split-K reduction included, ns"),
+                _DEVICE,
+                _STEP,
+                ("layer", I, "layers.layer; null outside the layers"),
+                ("kernel_name", S, "its longest kernel"),
+                ("kernels", I, "kernels it took"),
+                ("flops", I, "2·batch·M·N·K"),
+                ("bytes", I, "operands and result once each, bytes"),
+                ("intensity", F, "flops / bytes"),
+                ("ridge", F, "peak FLOP/s over peak bandwidth of the device"),
+                ("achieved_tflops", F, "flops / dur, TFLOP/s"),
+                ("achieved_tb_per_s", F, "bytes / dur, TB/s"),
+                ("pct_of_roof", F, "achieved over the lower of the two ceilings at this intensity, 0-100"),
+                ("bound", S, "compute, memory, latency or under; null when the device's peaks are unknown"),
+                ("source", S, "where the shapes come from: shapes, alignment or ncu"),
+            ]
+        ),
+        derived=True,
+    ),
+]
+
+TABLES: dict[str, Table] = {table.name: table for table in _TABLES}
+"""Every table of the contract by name."""
+
+LOADED = tuple(name for name, table in TABLES.items() if not table.derived)
+"""Tables a loader fills."""
+
+
+def conform_all(frames: dict[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
+    """One conforming frame for every loaded table; those ``frames`` lacks are empty."""
+    return {name: TABLES[name].conform(frames[name]) if name in frames else TABLES[name].empty() for name in LOADED}

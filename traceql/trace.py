@@ -1,0 +1,155 @@
+"""Trace: one opened capture, its tables and the frames derived from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import polars as pl
+
+from traceql import schema
+
+Source = Literal["torch_profiler", "nsys", "ncu"]
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something the file lost or could not say, found while loading.
+
+    ``kind``: ``truncated`` (the file ends early), ``skipped`` (events that could not be read), ``dropped`` (the
+    profiler says it lost data), ``diagnostic`` (a message the profiler left), ``note`` (an oddity, nothing lost).
+    """
+
+    kind: Literal["truncated", "skipped", "dropped", "diagnostic", "note"]
+    message: str
+    count: int | None = None
+    bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class LoadedTrace:
+    """What a loader returns: frames in the contract's columns, times still on the source's own clock.
+
+    ``unix_offset_ns`` is what to add to a source time to get nanoseconds since the Unix epoch, None when the file
+    does not tell. ``first_ns`` is the first event's source time where the loader knows one the tables do not show.
+    """
+
+    source: Source
+    path: Path
+    frames: dict[str, pl.DataFrame]
+    rank: int | None = None
+    unix_offset_ns: int | None = None
+    first_ns: int | None = None
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What the source recorded. A rule that needs what is missing is *not applicable*, never a pass."""
+
+    gpu_rows: bool
+    """kernels, copies or fills are in the trace"""
+    host_calls: bool
+    """CUDA or HIP API calls are in the trace"""
+    launch_links: bool
+    """GPU rows can be joined to the call that launched them"""
+    cpu_ops: bool
+    """framework operators are in the trace"""
+    shapes: bool
+    """operators carry their input shapes"""
+    python_stacks: bool
+    """Python frames are in the trace"""
+    annotations: bool
+    """NVTX or record_function ranges are in the trace"""
+    graph_replays: Literal["node", "graph", "opaque", "mixed"] | None
+    """how CUDA graph replays were recorded: as nodes, as one row each, not at all, some of these; None: no replay"""
+    complete: bool
+    """nothing was truncated, skipped or dropped"""
+
+    def as_dict(self) -> dict[str, bool | str | None]:
+        return asdict(self)
+
+
+@dataclass
+class Trace:
+    """One capture. Tables are LazyFrames by name (``trace.kernels``), derived frames are computed once and kept.
+
+    Attributes:
+        source: ``torch_profiler``, ``nsys`` or ``ncu``.
+        path: the file it came from.
+        rank: rank in the distributed job, None where the file names none.
+        source_offset_ns: time of the first event on the source's own clock, ns; ``start_ns`` counts from it.
+        origin_unix_ns: wall-clock time of ``start_ns == 0``, ns since the Unix epoch; None when not told.
+        problems: what the loader could not read, in the order met.
+    """
+
+    source: Source
+    path: Path
+    loaded: dict[str, pl.DataFrame] = field(repr=False)
+    rank: int | None = None
+    source_offset_ns: int = 0
+    origin_unix_ns: int | None = None
+    problems: tuple[Problem, ...] = ()
+    _memo: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def from_loaded(cls, loaded: LoadedTrace) -> Trace:
+        """Conform a loader's frames to the contract, sort each by start and count time from the first event."""
+        frames = schema.conform_all(loaded.frames)
+        starts = [
+            frame["start_ns"].min() for frame in frames.values() if "start_ns" in frame.columns and not frame.is_empty()
+        ]
+        candidates = [s for s in [*starts, loaded.first_ns] if isinstance(s, int)]
+        first = min(candidates, default=0)
+        rank = pl.lit(loaded.rank, pl.Int64).alias("rank")
+        for name, frame in frames.items():
+            if "rank" in frame.columns and loaded.rank is not None:
+                frame = frame.with_columns(rank)
+            if "start_ns" in frame.columns:
+                frame = frame.with_columns(pl.col("start_ns") - first).sort("start_ns", maintain_order=True)
+            id_column = schema.TABLES[name].columns[0].name
+            if id_column.endswith("_id"):
+                frame = frame.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(id_column))
+            frames[name] = frame
+        origin = None if loaded.unix_offset_ns is None else first + loaded.unix_offset_ns
+        return cls(loaded.source, loaded.path, frames, loaded.rank, first, origin, loaded.problems)
+
+    def table(self, name: str) -> pl.DataFrame:
+        """The table or derived frame ``name`` of the contract, in memory, with launch and step ids joined in."""
+        from traceql import derived
+
+        return derived.table(self, name)
+
+    def __getattr__(self, name: str) -> pl.LazyFrame:
+        if name.startswith("_") or name not in schema.TABLES:
+            raise AttributeError(f"Trace has no table or attribute {name!r}; tables: {', '.join(schema.TABLES)}")
+        return self.table(name).lazy()
+
+    def sql(self, query: str) -> pl.DataFrame:
+        """Run one read-only SELECT over the tables and derived frames; raises QueryError for anything else."""
+        from traceql.query import run
+
+        return run(self, query)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        from traceql.derived.capabilities import capabilities
+
+        return capabilities(self)
+
+    def memo(self, key: Hashable, compute: Callable[[], _T]) -> _T:
+        """``compute()`` once per key; later calls return the kept value."""
+        if key not in self._memo:
+            self._memo[key] = compute()
+        value: _T = self._memo[key]
+        return value
+
+    def source_time_s(self, start_ns: int) -> float:
+        """Seconds at which the source's own viewer shows ``start_ns``.
+
+        Nsight Systems shows the session clock; Perfetto and the Chrome viewer count from the first event.
+        """
+        return (start_ns + (self.source_offset_ns if self.source == "nsys" else 0)) / 1e9
