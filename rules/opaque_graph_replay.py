@@ -57,10 +57,9 @@ class OpaqueGraphReplay(Rule):
 
     def _unrecorded(self, trace: Trace, unrecorded: pl.DataFrame, launches: int) -> Finding:
         windows = opaque_windows(trace)
-        last = int(gpu_ops(trace)["end_ns"].max() or 0)  # type: ignore[arg-type]
-        bound = int(
-            windows.select((pl.min_horizontal("end_ns", last) - pl.col("start_ns")).clip(lower_bound=0).sum()).item()
-        )
+        calls = trace.loaded["runtime_calls"]
+        last = int((calls["start_ns"] + calls["dur_ns"]).max() or 0)  # type: ignore[arg-type]
+        bound = int(windows.select((pl.min_horizontal("end_ns", last) - pl.col("start_ns")).sum()).item())
         first = unrecorded.row(0, named=True)
         return self.finding(
             f"{unrecorded.height} of {launches} CUDA graph replays left no device record: GPU time not recorded, at most "

@@ -9,9 +9,13 @@ from traceql.derived import api, intervals, memoised
 from traceql.derived.gpu_ops import gpu_ops
 from traceql.derived.host import HostTimeline, host_timeline
 from traceql.derived.launches import launches
+from traceql.derived.steps import marks as step_marks
 from traceql.trace import Trace
 
 _FAR = 2**62
+
+UNRECORDED = " (nothing finer recorded)"
+"""Suffix of a blame that is only the step's own mark."""
 
 UNCOVERED = "no host activity recorded"
 """Blame of host time in which the launching thread has no op, range, frame or call."""
@@ -225,7 +229,7 @@ def _host_parts(trace: Trace, gaps: pl.DataFrame) -> list[pl.DataFrame]:
     what = pl.when(inside_op).then(pl.lit("op")).otherwise(pl.col("kind").fill_null("idle"))
     detail = pl.when(pl.col("cause") == "host").then(what)
     split = busy.with_columns(cause=cause).with_columns(detail=detail)
-    blames = _host_blame(timeline, split.filter(pl.col("cause") == "host"))
+    blames = _host_blame(trace, timeline, split.filter(pl.col("cause") == "host"))
     parts = split.join(blames, on="gap_id", how="left", maintain_order="left").select(
         "gap_id", "cause", "detail", "start_ns", "end_ns",
         blame=pl.when(pl.col("cause") == "host").then("blame")
@@ -294,10 +298,12 @@ def _filled(pieces: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _host_blame(timeline: HostTimeline, host: pl.DataFrame) -> pl.DataFrame:
+def _host_blame(trace: Trace, timeline: HostTimeline, host: pl.DataFrame) -> pl.DataFrame:
     """gap_id → the innermost op, range, frame or call that covers at least half of the gap's host time.
 
     Whatever covers more than half of a stretch is open at its middle, so it is the activity there or one around it.
+    Where that is only the step's own mark, the host code was not recorded: the range inside the gap that took most of
+    it is named if it is a tenth, else the mark, with a note that nothing finer was recorded.
     """
     spans = host.group_by("gap_id", maintain_order=True).agg(
         start_ns=pl.col("start_ns").min(), end_ns=pl.col("end_ns").max(), thread=pl.col("thread").first()
@@ -307,19 +313,45 @@ def _host_blame(timeline: HostTimeline, host: pl.DataFrame) -> pl.DataFrame:
     start, end = spans["start_ns"].to_numpy(), spans["end_ns"].to_numpy()
     activity = at["activity_id"].fill_null(-1).to_numpy().copy()
     begins, ends, parent = (timeline.column(c) for c in ("start_ns", "end_ns", "parent"))
+    waiting = (timeline.activities["kind"] == "runtime") & timeline.activities["name"].str.contains(api.SYNCHRONIZE)
+    is_wait = waiting.to_numpy()
     open_ = np.flatnonzero(activity >= 0)
     while len(open_):
         row = activity[open_]
         covered = np.minimum(ends[row], end[open_]) - np.maximum(begins[row], start[open_])
-        short = 2 * covered < end[open_] - start[open_]
+        short = (2 * covered < end[open_] - start[open_]) | is_wait[row]
         activity[open_[short]] = parent[row[short]]
         open_ = open_[short]
         open_ = open_[activity[open_] >= 0]
-    names = timeline.activities.select("activity_id", blame="name")
+    marks = step_marks(trace)["name"].unique().drop_nulls()
+    names = timeline.activities.select("activity_id", blame="name", is_mark=pl.col("name").is_in(marks.implode()))
     return (
         spans.select("gap_id", activity_id=pl.Series(activity, dtype=pl.Int64))
         .join(names, on="activity_id", how="left", maintain_order="left")
-        .select("gap_id", pl.col("blame").fill_null(UNCOVERED))
+        .join(_largest_range(host, marks), on="gap_id", how="left", maintain_order="left")
+        .select(
+            "gap_id",
+            pl.when(pl.col("is_mark"))
+            .then(pl.coalesce("inner", pl.col("blame") + UNRECORDED))
+            .otherwise(pl.col("blame").fill_null(UNCOVERED))
+            .alias("blame"),
+        )
+    )
+
+
+def _largest_range(host: pl.DataFrame, marks: pl.Series) -> pl.DataFrame:
+    """gap_id → ``inner``: the range, no step mark, that was innermost for most of the gap's host time, at least 10 %."""
+    duration = pl.col("end_ns") - pl.col("start_ns")
+    totals = host.group_by("gap_id").agg(total=duration.sum())
+    return (
+        host.filter((pl.col("kind") == "range") & ~pl.col("name").is_in(marks.implode()))
+        .group_by("gap_id", inner="name")
+        .agg(own=duration.sum())
+        .join(totals, on="gap_id")
+        .filter(10 * pl.col("own") >= pl.col("total"))
+        .sort("gap_id", pl.col("own") * -1, "inner")
+        .unique("gap_id", keep="first", maintain_order=True)
+        .select("gap_id", "inner")
     )
 
 

@@ -36,7 +36,7 @@ def _correlation() -> pl.Expr:
 
 
 @memoised
-def _calls(trace: Trace) -> pl.DataFrame:
+def calls_with_gpu_work(trace: Trace) -> pl.DataFrame:
     """Runtime calls that launch, with what they launched: one row a launch call, ``launch_id`` in order of start.
 
     A call launches when its name says so, or when GPU rows carry its correlation id. GPU rows join on (pid,
@@ -70,7 +70,7 @@ def _join_keys(trace: Trace) -> list[str]:
 def launched_by(trace: Trace) -> pl.DataFrame:
     """``gpu_rows`` with ``launch_id`` and ``launch_kind``, null where the launch is not in the trace."""
     keys = _join_keys(trace)
-    calls = _calls(trace).filter(pl.col("gpu_ops") > 0)
+    calls = calls_with_gpu_work(trace).filter(pl.col("gpu_ops") > 0)
     by_id = calls.select(*keys, "launch_id", launch_kind="kind")
     return gpu_rows(trace).join(by_id, on=keys, how="left", maintain_order="left")
 
@@ -94,22 +94,23 @@ def _delays(trace: Trace) -> pl.DataFrame:
 
 
 @memoised
-def launches(trace: Trace) -> pl.DataFrame:
+def launches(trace: Trace, *, with_steps: bool = True) -> pl.DataFrame:
     """The contract's ``launches``: every call that put work on the GPU or by its name was meant to.
 
     ``delay_ns`` = max(0, GPU start − max(call end, previous end on that stream)): time queued behind other work is
-    not delay.
+    not delay. ``with_steps=False`` leaves ``step_id`` null: what finds the steps cannot ask for it.
     """
     from traceql.derived.steps import step_of_time
 
     end = pl.col("start_ns") + pl.col("dur_ns")
-    frame = _calls(trace).join(_delays(trace), on="launch_id", how="left", maintain_order="left")
+    frame = calls_with_gpu_work(trace).join(_delays(trace), on="launch_id", how="left", maintain_order="left")
     ready = pl.max_horizontal(end, "previous_end_ns")
     delay = pl.max_horizontal(pl.col("gpu_start_ns") - ready, pl.lit(0))
-    return step_of_time(trace, frame).with_columns(delay_ns=pl.when(pl.col("gpu_start_ns").is_not_null()).then(delay))
+    stepped = step_of_time(trace, frame) if with_steps else frame.with_columns(step_id=pl.lit(None, pl.Int64))
+    return stepped.with_columns(delay_ns=pl.when(pl.col("gpu_start_ns").is_not_null()).then(delay))
 
 
 def runtime_calls(trace: Trace) -> pl.DataFrame:
     """The loaded calls with ``launch_id``."""
-    ids = _calls(trace).select("call_id", "launch_id")
+    ids = calls_with_gpu_work(trace).select("call_id", "launch_id")
     return trace.loaded["runtime_calls"].drop("launch_id").join(ids, on="call_id", how="left", maintain_order="left")

@@ -27,7 +27,13 @@ def device_match(trace: Trace, device: int | None) -> hardware.Match:
     if rows.height > 1:
         return hardware.Match(None, f"the trace lists {rows.height} kinds of GPU and does not say which ran this")
     row = rows.row(0, named=True)
-    return hardware.lookup(row["name"] or "", row["memory_bytes"], row["sm_count"], row["compute_capability"])
+    return hardware.lookup(
+        row["name"] or "",
+        row["memory_bytes"],
+        row["sm_count"],
+        row["compute_capability"],
+        bandwidth_bytes_per_s=row["memory_bandwidth_bytes_per_s"],
+    )
 
 
 def _peaks(trace: Trace, gemms: pl.DataFrame) -> pl.DataFrame:

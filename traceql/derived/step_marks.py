@@ -11,8 +11,8 @@ _SGLANG = r"^step\[(?<mode>[A-Z_]+)(?: bs=(?<batch>\d+))?(?: toks=(?<tokens>\d+)
 _EXECUTE = r"^execute_"
 _PROFILER_STEP = r"^ProfilerStep#\d+$"
 
-_LEVELS = [("step mark", r"^step\["), ("execute mark", _EXECUTE), ("profiler_step", _PROFILER_STEP)]
-"""found_by → pattern, in order of preference where several kinds of mark nest."""
+_ENGINE_MARKS = (("step mark", r"^step\["), ("execute mark", _EXECUTE))
+"""found_by → pattern, in order of preference where both kinds nest."""
 
 _SGLANG_KIND = {
     "DECODE": "decode", "EXTEND": "prefill", "PREFILL": "prefill", "SPLIT_PREFILL": "prefill", "MIXED": "mixed",
@@ -30,14 +30,25 @@ MARK_SCHEMA = pl.Schema(
 
 
 @memoised
-def annotated(trace: Trace) -> pl.DataFrame:
-    """The step marks of the most specific level present, outermost only; MARK_SCHEMA, in order of start."""
-    ranges = trace.loaded["annotations"].filter((pl.col("side") == "cpu") & (pl.col("dur_ns") > 0))
-    for found_by, pattern in _LEVELS:
-        marks = ranges.filter(pl.col("name").str.contains(pattern))
+def engine_marks(trace: Trace) -> pl.DataFrame:
+    """What a serving engine marks: SGLang's ``step[…]``, else vLLM's ``execute_…``; outermost only, as MARK_SCHEMA."""
+    for found_by, pattern in _ENGINE_MARKS:
+        marks = _matching(trace, found_by, pattern)
         if not marks.is_empty():
-            return _described(_outermost(marks), found_by)
+            return marks
     return pl.DataFrame(schema=MARK_SCHEMA)
+
+
+def profiler_steps(trace: Trace) -> pl.DataFrame:
+    """torch.profiler's own ``ProfilerStep#N`` ranges, as MARK_SCHEMA."""
+    return _matching(trace, "profiler_step", _PROFILER_STEP)
+
+
+def _matching(trace: Trace, found_by: str, pattern: str) -> pl.DataFrame:
+    ranges = trace.loaded["annotations"].filter(
+        (pl.col("side") == "cpu") & (pl.col("dur_ns") > 0) & pl.col("name").str.contains(pattern)
+    )
+    return _described(_outermost(ranges), found_by)
 
 
 def _outermost(marks: pl.DataFrame) -> pl.DataFrame:

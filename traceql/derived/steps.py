@@ -11,12 +11,17 @@ from traceql.trace import Trace
 @memoised
 def marks(trace: Trace) -> pl.DataFrame:
     """Step ranges on the host with ``step_id`` in order of start, from the best evidence the trace has."""
-    from traceql.derived.step_marks import annotated
-    from traceql.derived.step_structure import structural
+    from traceql.derived import step_marks, step_structure
 
-    found = annotated(trace)
-    if found.is_empty():
-        found = structural(trace)
+    finders = (
+        step_marks.engine_marks, step_structure.from_ranges, step_marks.profiler_steps,
+        step_structure.from_graph_replays, step_structure.from_kernel_sequence,
+    )  # fmt: skip
+    found = pl.DataFrame(schema=step_marks.MARK_SCHEMA)
+    for finder in finders:
+        found = finder(trace)
+        if not found.is_empty():
+            break
     return found.sort("start_ns", maintain_order=True).with_columns(step_id=pl.int_range(pl.len(), dtype=pl.Int64))
 
 
@@ -39,8 +44,10 @@ def step_of_gpu_time(trace: Trace, rows: pl.DataFrame) -> pl.DataFrame:
     """For traces without host calls: the step whose GPU range holds the row's start."""
     ranges = trace.loaded["annotations"].filter(pl.col("side") == "gpu")
     steps = marks(trace)
-    if steps.is_empty() or ranges.is_empty():
+    if steps.is_empty():
         return rows.with_columns(step_id=pl.lit(None, pl.Int64))
+    if ranges.is_empty():  # found on the GPU alone: the marks are GPU times
+        return intervals.holding(rows, "start_ns", steps, "step_id", [])
     names = ranges.with_columns(
         end_ns=pl.col("start_ns") + pl.col("dur_ns"),
         nth=pl.int_range(pl.len()).over("name", order_by="start_ns"),
@@ -59,6 +66,7 @@ def steps(trace: Trace) -> pl.DataFrame:
     from traceql.derived.gpu_ops import gpu_ops
     from traceql.derived.graphs import graph_launches
     from traceql.derived.launches import launches
+    from traceql.derived.step_shapes import step_shapes
 
     ops = gpu_ops(trace).filter(pl.col("step_id").is_not_null())
     is_launch = pl.col("gpu_ops") > 0
@@ -81,7 +89,7 @@ def steps(trace: Trace) -> pl.DataFrame:
     idle = gaps(trace).group_by("step_id").agg(gpu_idle_ns=pl.col("dur_ns").sum())
     counts = ["kernels", "gpu_ops", "launch_calls", "graph_launches", "graph_segments", "gpu_idle_ns"]
     joined = marks(trace)
-    for part in (calls, work, busy, idle, unrecorded):
+    for part in (calls, work, busy, idle, unrecorded, step_shapes(trace)):
         joined = joined.join(part, on="step_id", how="left", maintain_order="left")
     known = pl.col("opaque").is_null()
     return joined.with_columns(
@@ -90,6 +98,10 @@ def steps(trace: Trace) -> pl.DataFrame:
         period_ns=_period(),
         gpu_dur_ns=pl.col("gpu_end_ns") - pl.col("gpu_start_ns"),
         rank=pl.lit(trace.rank, pl.Int64),
+        tokens=pl.coalesce("tokens", "shape_tokens"),
+        batch_size=pl.coalesce("batch_size", "shape_batch"),
+        # one token a request is a decode; more may be a prefill or a mixed batch, which shapes do not tell apart
+        kind=pl.coalesce("kind", pl.when(pl.col("shape_tokens") == pl.col("shape_batch")).then(pl.lit("decode"))),
     ).with_columns(
         gpu_busy_ns=pl.when(known).then(pl.col("gpu_busy_ns").fill_null(0)),
         gpu_idle_ns=pl.when(known).then("gpu_idle_ns"),

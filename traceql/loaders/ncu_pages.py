@@ -154,7 +154,7 @@ def read(text: str, path: Path) -> Page:
 
 
 def _page(header: list[str], rows: Iterable[list[str]], path: Path) -> Page:
-    if "Metric Value" in header:  # the columns of rules follow it, only on the rows of rules
+    if {"Metric Name", "Metric Value"} <= set(header):  # the columns of rules follow it, only on the rows of rules
         kind, parsed, needed = "details", _details, header.index("Metric Value") + 1
     elif "Metric Name" in header:
         raise UnreadableTraceError(

@@ -41,10 +41,11 @@ def _read(report: Path, path: Path) -> tuple[list[Profile], bool]:
     ncu_report = _package(path)
     try:
         context = ncu_report.load_report(str(report))
-        profiles = [_profile(action) for workloads in _items(context) for action in _items(workloads)]
+        actions = [_profile(action) for workloads in _items(context) for action in _items(workloads)]
     except Exception as error:  # the package raises its own types for damaged and for newer reports
         message = " ".join(str(error).split()) or type(error).__name__
         raise UnreadableTraceError(f"{path}: ncu-report cannot read it ({message})") from error
+    profiles = [profile for profile in actions if profile.name or profile.metrics]  # the cut one is empty
     if not profiles:
         what = "it is cut off before the first" if truncated else "profile again"
         raise UnreadableTraceError(f"{path}: a report without a profiled kernel; {what}")
@@ -78,7 +79,7 @@ def _profile(action: Any) -> Profile:
             value = metric.value()
             if value is not None and value != "":
                 metrics[name] = _value(value, metric.unit())
-    profile = Profile(action.name(action.NameBase_DEMANGLED) or action.name(), metrics)
+    profile = Profile(action.name(action.NameBase_DEMANGLED) or action.name() or "", metrics)
     profile.workload = _workload(action)
     profile.context = _whole(profile, "launch__context_id")
     profile.stream = _whole(profile, "launch__stream_id")

@@ -38,8 +38,8 @@ def load(path: Path) -> LoadedTrace:
         raise UnreadableTraceError(f"{path}: cannot be read ({error.strerror})") from error
     name = f"{status.st_size}-{status.st_mtime_ns}.sqlite"
     for folder in _cache_folders(path):
-        if (folder / name).exists():
-            with suppress(UnreadableTraceError):  # damaged since it was kept
+        with suppress(UnreadableTraceError, OSError):  # damaged since it was kept, or not ours to read
+            if (folder / name).exists():
                 return _load_export(folder / name, path)
     for folder in _cache_folders(path):
         with suppress(_ReadOnlyError):

@@ -16,7 +16,7 @@ _OTHER_FORMATS = [
     (re.compile(rb"^PK\x03\x04"), "a zip archive; unpack it first"),
     (re.compile(rb"^\x7fELF"), "a program"),
     (re.compile(rb"^PAR1"), "a Parquet file; give the directory of an nsys parquetdir export instead"),
-    (re.compile(rb"^\x0a.\x0a"), "a Perfetto protobuf trace"),
+    (re.compile(rb"^\x0a[^\s]"), "a Perfetto protobuf trace"),
 ]
 
 
@@ -46,18 +46,18 @@ def load(path: Path) -> LoadedTrace:
         from traceql.loaders import ncu
 
         return ncu.load(path)
-    for pattern, what in _OTHER_FORMATS:
-        if pattern.match(start):
-            raise UnreadableTraceError(f"{path}: {what}; {_READS}")
     return _load_text(path, start)
 
 
 def _load_text(path: Path, start: bytes) -> LoadedTrace:
-    from traceql.loaders import torch_profiler
-
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     if text[:1] in (b"{", b"["):
+        from traceql.loaders import torch_profiler
+
         return torch_profiler.load(path)
+    for pattern, what in _OTHER_FORMATS:
+        if pattern.match(start):
+            raise UnreadableTraceError(f"{path}: {what}; {_READS}")
     from traceql.loaders import ncu
 
     if ncu.looks_like_ncu_csv(text.decode("utf-8", "replace")):

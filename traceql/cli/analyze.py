@@ -1,0 +1,88 @@
+"""traceql analyze"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from traceql.errors import UsageError
+
+_FORMATS = ["html", "json", "text", "markdown"]
+
+
+@click.command()
+@click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="[PATH]...")
+@click.option("--format", "format_", type=click.Choice(_FORMATS), help="Print this format alone (or write it with -o).")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Write the report here; the suffix tells the format."
+)
+@click.option("--sample", metavar="NAME", help="Analyze a bundled real capture; 'list' shows them.")
+@click.option("--select", multiple=True, metavar="RULE", help="Run only these rules: codes, names or families (TQL1).")
+@click.option("--ignore", multiple=True, metavar="RULE", help="Leave these rules out.")
+@click.option(
+    "--option", "options", multiple=True, metavar="RULE.OPTION=N", help="Set a rule's option: TQL101.min_gap_us=3."
+)
+@click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
+@click.pass_context
+def analyze(
+    context: click.Context,
+    paths: tuple[Path, ...],
+    format_: str | None,
+    output: Path | None,
+    sample: str | None,
+    select: tuple[str, ...],
+    ignore: tuple[str, ...],
+    options: tuple[str, ...],
+    quiet: bool,
+) -> None:
+    """Find where the GPU loses time in traces, and why.
+
+    PATH is a PyTorch profiler trace (.json, .json.gz), an Nsight Systems report or export (.nsys-rep, .sqlite), a
+    Nsight Compute report, or a directory of them (the ranks of one job). Without PATH: the newest recorded run.
+    Prints the findings and writes report.html. Exit code 0, or 2 when nothing could be read.
+
+    \b
+    traceql analyze decode.trace.json.gz
+    traceql analyze run/ --format json > report.json
+    traceql analyze --sample sglang-h200-bs64-decode-eager
+    """
+    from traceql import samples
+    from traceql.cli import inputs
+    from traceql.cli.selection import selection_from
+    from traceql.opening import TraceSet
+    from traceql.reporting import analyze as run
+
+    if sample == "list":
+        samples.print_list(inputs.console())
+        return
+    if sample and paths:
+        raise UsageError("give PATH or --sample, not both")
+    selection = selection_from(select, ignore, options)
+    opened = inputs.read([samples.path(sample)] if sample else list(paths) or [inputs.newest_run()])
+    report = run(TraceSet(opened.traces), selection=selection, unreadable=opened.unreadable)
+    if output is not None:
+        report.save(output, format_)
+        if not quiet:
+            click.echo(f"wrote {output}", err=True)
+    elif format_ is not None:
+        click.echo(report.render(format_), nl=format_ != "text")
+    else:
+        written = report.save(Path("report.html"))
+        if not quiet:
+            from traceql.report.text import print_report
+
+            print_report(report, inputs.console())
+            click.echo(f"\nreport: {written.resolve()}")
+    if context.obj["debug"]:
+        _print_timing(report.outcomes)
+
+
+def _print_timing(outcomes: object) -> None:
+    from traceql.engine import Outcome
+
+    every: list[Outcome] = [o for each in outcomes for o in each]  # type: ignore[attr-defined]
+    for outcome in sorted(every, key=lambda o: -o.seconds):
+        click.echo(f"{outcome.seconds * 1000:8.1f} ms  {outcome.code} {outcome.outcome}", err=True)
+        if outcome.traceback:
+            click.echo(outcome.traceback, err=True)

@@ -1,0 +1,128 @@
+"""The overhead chain of a step and of a layer: Python, op dispatch, API calls and waits on the launching thread, beside
+what the GPU was busy and idle.
+
+Host parts split the launching thread's time in the window exactly: they add up to ``host_ns``.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+from traceql.derived import api, intervals, memoised
+from traceql.derived.gpu_ops import gpu_ops
+from traceql.derived.host import host_timeline
+from traceql.derived.host_path import waits
+from traceql.derived.launches import launches
+from traceql.derived.layers import layer_kernels
+from traceql.derived.steps import marks, steps
+from traceql.trace import Trace
+
+HOST_PARTS = ("dispatch_ns", "launch_ns", "other_calls_ns", "wait_ns", "profiler_ns", "python_ns")
+"""Where the launching thread's time goes: inside operators and outside API calls; in calls that put work on the GPU; in
+other API calls; in calls that wait for the GPU; in the profiler; in none of these (Python, framework code)."""
+
+_RECORDED = HOST_PARTS[:-1]
+_THREAD = ["pid", "tid"]
+
+
+@memoised
+def step_chain(trace: Trace) -> pl.DataFrame:
+    """One row a step: step_id, kind, period_ns, host_ns and its HOST_PARTS, gpu_busy_ns, gpu_idle_ns.
+
+    The thread is the one that made most of the step's launches (the mark's, when there is none); ``host_ns`` is the
+    step's host range.
+    """
+    windows = (
+        marks(trace)
+        .select("step_id", "start_ns", "end_ns", "pid", "tid")
+        .join(_launching_thread(trace), on="step_id", how="left", maintain_order="left")
+        .with_columns(tid=pl.coalesce("launch_tid", "tid"))
+        .drop("launch_tid")
+    )
+    gpu = steps(trace).select("step_id", "kind", "period_ns", "gpu_busy_ns", "gpu_idle_ns")
+    return gpu.join(_host_parts(trace, windows, ["step_id"]), on="step_id", how="left", maintain_order="left")
+
+
+@memoised
+def layer_chain(trace: Trace) -> pl.DataFrame:
+    """One row a layer launched kernel by kernel: step_id, layer, device, host_ns and its HOST_PARTS, gpu_busy_ns, gpu_idle_ns.
+
+    On the host a layer lasts from the launch call of its first kernel to that of the next layer's, on the GPU from
+    its first kernel to the next layer's; the last layer of a run has no end and no row. Layers inside a graph replay
+    have no launch calls of their own and no row either.
+    """
+    key = ["step_id", "device", "layer"]
+    calls = launches(trace).select("launch_id", "pid", "tid", call_ns="start_ns")
+    kernels = gpu_ops(trace).filter((pl.col("kind") == "kernel") & (pl.col("launch_kind") != "graph"))
+    following = pl.col("call_ns", "gpu_ns").shift(-1).over("step_id", "device", order_by="layer").name.prefix("next_")
+    windows = (
+        layer_kernels(trace)
+        .filter(pl.col("position") == 0)
+        .join(kernels.select("launch_id", kernel_id="source_id", gpu_ns="start_ns"), on="kernel_id")
+        .join(calls, on="launch_id")
+        .with_columns(following)
+        .filter(pl.col("next_call_ns") > pl.col("call_ns"), pl.col("next_gpu_ns") > pl.col("gpu_ns"))
+    )
+    host = windows.select(*key, *_THREAD, start_ns="call_ns", end_ns="next_call_ns")
+    everything = gpu_ops(trace).filter(pl.col("device").is_not_null())
+    until = [intervals.busy_until(windows, edge, everything, ["device"]) for edge in ("gpu_ns", "next_gpu_ns")]
+    gpu = windows.select(
+        *key,
+        gpu_busy_ns=until[1] - until[0],
+        gpu_idle_ns=pl.col("next_gpu_ns") - pl.col("gpu_ns") - (until[1] - until[0]),
+    )
+    return _host_parts(trace, host, key).join(gpu, on=key, how="left", maintain_order="left").sort(key)
+
+
+def _launching_thread(trace: Trace) -> pl.DataFrame:
+    """step_id → the thread that made most of its launches."""
+    calls = launches(trace).filter(pl.col("step_id").is_not_null())
+    return (
+        calls.group_by("step_id", "tid")
+        .agg(calls=pl.len())
+        .sort("step_id", pl.col("calls").cast(pl.Int64) * -1, "tid")
+        .unique("step_id", keep="first", maintain_order=True)
+        .select("step_id", launch_tid="tid")
+    )
+
+
+def _host_parts(trace: Trace, windows: pl.DataFrame, key: list[str]) -> pl.DataFrame:
+    """``windows`` (key, pid, tid, start_ns, end_ns) as key, host_ns and HOST_PARTS."""
+    pieces = _classified(trace)
+    each = windows.join(pl.DataFrame({"part": _RECORDED}), how="cross")
+    by = [*_THREAD, "part"]
+    until = [intervals.busy_until(each, edge, pieces, by) for edge in ("start_ns", "end_ns")]
+    wide = (
+        each.with_columns(spent=until[1] - until[0])
+        .pivot("part", index=[*key, "start_ns", "end_ns"], values="spent", maintain_order=True)
+        .with_columns(host_ns=pl.col("end_ns") - pl.col("start_ns"))
+    )
+    if windows.is_empty():
+        return windows.select(key).with_columns(pl.lit(None, pl.Int64).alias(name) for name in ("host_ns", *HOST_PARTS))
+    return wide.with_columns(python_ns=pl.col("host_ns") - pl.sum_horizontal(_RECORDED)).select(
+        *key, "host_ns", *HOST_PARTS
+    )
+
+
+@memoised
+def _classified(trace: Trace) -> pl.DataFrame:
+    """Pieces of every thread's time that fall into one of ``_RECORDED``: pid, tid, part, start_ns, end_ns."""
+    timeline = host_timeline(trace)
+    waiting = timeline.activities["source_id"].is_in(waits(trace)["call_id"].implode())
+    is_call = pl.col("kind") == "runtime"
+    part = (
+        pl.when(pl.col("kind") == "profiler")
+        .then(pl.lit("profiler_ns"))
+        .when(is_call & waiting)
+        .then(pl.lit("wait_ns"))
+        .when(is_call & api.kind(pl.col("name")).is_not_null())
+        .then(pl.lit("launch_ns"))
+        .when(is_call)
+        .then(pl.lit("other_calls_ns"))
+        .when(pl.col("in_op"))
+        .then(pl.lit("dispatch_ns"))
+    )
+    activities = timeline.activities.select("activity_id", *_THREAD, part=part)
+    return timeline.pieces.join(activities, on="activity_id", how="left", maintain_order="left").filter(
+        pl.col("part").is_not_null()
+    )

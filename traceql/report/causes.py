@@ -1,0 +1,57 @@
+"""Causes of idle time in the words of the report."""
+
+from __future__ import annotations
+
+from traceql.derived.step_costs import HOST_CAUSES
+
+LABELS: dict[str, str] = {
+    "busy": "GPU busy",
+    "host": "host, before the launch",
+    "launch": "inside launch calls",
+    "launch latency": "launch latency",
+    "graph launch": "inside graph launches",
+    "blocked": "host blocked in a wait",
+    "profiler": "profiler overhead",
+    "in-graph": "between graph nodes",
+    "device latency": "device latency",
+    "opaque replay": "not recorded",
+    "unknown": "unknown",
+}
+"""Cause → legend text, in the order charts stack them."""
+
+_LATE = {
+    "host": "host time before kernel launches",
+    "launch": "host time in launch calls",
+    "launch latency": "launch latency",
+    "graph launch": "host time in graph launches",
+}
+_LOSSES = {
+    "blocked": "GPU idle while the host waits in a synchronising call",
+    "profiler": "profiler overhead",
+    "in-graph": "idle time between graph nodes",
+    "device latency": "idle time between queued kernels",
+    "unknown": "idle time of unknown cause",
+}
+
+
+def order(cause: str) -> int:
+    """Place of a cause in legends and stacks; unheard-of ones last."""
+    known = list(LABELS)
+    return known.index(cause) if cause in LABELS else len(known)
+
+
+def css(cause: str) -> str:
+    """The cause as the name of its colour."""
+    return cause.replace(" ", "-") if cause in LABELS else "unknown"
+
+
+def largest_loss(idle_ns: dict[str, int]) -> tuple[str, int] | None:
+    """The largest loss as a phrase and its time: what the host was late for is one loss, other causes one each."""
+    losses = {_LOSSES[cause]: ns for cause, ns in idle_ns.items() if cause in _LOSSES}
+    late = {cause: idle_ns[cause] for cause in HOST_CAUSES if idle_ns.get(cause)}
+    if late:
+        losses[_LATE[max(late, key=lambda cause: late[cause])]] = sum(late.values())
+    if not losses:
+        return None
+    phrase = max(losses, key=lambda name: losses[name])
+    return phrase, losses[phrase]

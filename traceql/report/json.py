@@ -1,0 +1,75 @@
+"""The JSON output: the contract for programs, as docs/report.schema.json describes it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+import traceql
+from traceql import metrics
+from traceql.engine import Outcome
+from traceql.finding import Finding
+from traceql.report.names import file_labels
+from traceql.reporting import Report
+from traceql.schema import SCHEMA_VERSION
+from traceql.trace import Problem, Trace
+
+
+def render(report: Report) -> str:
+    """The report as one JSON document with a final newline; the same input gives the same bytes."""
+    return json.dumps(document(report), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+
+
+def document(report: Report) -> dict[str, Any]:
+    """The report as plain data: dicts, lists, texts, numbers; what is not finite becomes null."""
+    several = len(report.traces) > 1
+    labels = file_labels([trace.path for trace in report.traces])
+    content = {
+        "traceql": traceql.__version__,
+        "schema": SCHEMA_VERSION,
+        "traces": [_trace(trace, label, several) for trace, label in zip(report.traces, labels, strict=True)],
+        "unreadable": list(report.unreadable),
+        "metrics": report.metrics,
+        "rules": [_rule(outcome) for outcome in report.rules],
+        "findings": [_finding(finding) for finding in report.found],
+    }
+    plain: dict[str, Any] = _finite(content)
+    return plain
+
+
+def _trace(trace: Trace, label: str, several: bool) -> dict[str, Any]:
+    entry = {
+        "path": label,
+        "source": trace.source,
+        "rank": trace.rank,
+        "capabilities": trace.capabilities.as_dict(),
+        "warnings": [_warning(problem) for problem in trace.problems],
+    }
+    return entry | ({"metrics": metrics.of(trace)} if several else {})
+
+
+def _warning(problem: Problem) -> str:
+    amounts = [f"{n:,} {unit}" for n, unit in ((problem.count, "events"), (problem.bytes, "bytes")) if n is not None]
+    return f"{problem.kind}: {problem.message}" + (f" ({', '.join(amounts)})" if amounts else "")
+
+
+def _rule(outcome: Outcome) -> dict[str, Any]:
+    return {"code": outcome.code, "name": outcome.name, "outcome": outcome.outcome, "reason": outcome.reason}
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    fields = {f.name: getattr(finding, f.name) for f in dataclasses.fields(Finding)}
+    return fields | {"severity": finding.severity.label}
+
+
+def _finite(value: Any) -> Any:
+    """``value`` with tuples as lists, keys as texts and NaN or infinities as null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict) or hasattr(value, "items"):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return value

@@ -1,0 +1,228 @@
+"""What ran on the GPU and what did not: gaps by length, layers, kernel categories, the roofline."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+
+from traceql.derived.gemms import gemms
+from traceql.derived.layers import layers
+from traceql.derived.roofline import device_match
+from traceql.derived.step_costs import step_gap_parts
+from traceql.report import causes, units
+from traceql.report.evidence import column
+from traceql.report.headline import StepCost, median_steps
+from traceql.report.model import Histogram, Layer, Part, Place, Point, Roofline, Table
+from traceql.report.names import shown
+from traceql.trace import Trace
+
+_BIN_EDGES_US = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 100_000)
+_MAX_KERNELS = 15
+_MAX_SHAPES = 40
+
+
+def representative(trace: Trace) -> StepCost | None:
+    """The step that stands for the trace; None where it has no steps."""
+    medians = median_steps(trace)
+    return medians[0] if medians else None
+
+
+# --- gaps ---------------------------------------------------------------------------------------------------------
+
+
+def gap_histogram(trace: Trace) -> Histogram | None:
+    """Idle time inside the steps by length of the whole gap, split by cause."""
+    parts = step_gap_parts(trace)
+    if parts.is_empty():
+        return None
+    edges = [edge * 1000 for edge in _BIN_EDGES_US]
+    binned = parts.with_columns(bin=pl.sum_horizontal(*(pl.col("gap_ns") >= edge for edge in edges)).cast(pl.Int64))
+    low, high = int(binned["bin"].min()), int(binned["bin"].max())  # type: ignore[arg-type]
+    sums = {(b, c): ns for b, c, ns in binned.group_by("bin", "cause").agg(pl.col("dur_ns").sum()).rows()}
+    counts = dict(binned.group_by("bin").agg(pl.col("gap_id").n_unique()).rows())
+    found = sorted({cause for _, cause in sums}, key=causes.order)
+    bins = range(low, high + 1)
+    return Histogram(
+        bins=tuple(_bin_label(b) for b in bins),
+        series=tuple((cause, tuple(sums.get((b, cause), 0) / 1000 for b in bins)) for cause in found),
+        counts=tuple(counts.get(b, 0) for b in bins),
+        total=units.ms(sum(sums.values())),
+    )
+
+
+def _bin_label(index: int) -> str:
+    if index == 0:
+        return f"< {_BIN_EDGES_US[0]} µs"
+    low = _BIN_EDGES_US[index - 1]
+    unit, size = ("ms", 1000) if low >= 1000 else ("µs", 1)
+    if index == len(_BIN_EDGES_US):
+        return f"≥ {low / size:g} {unit}"
+    high = _BIN_EDGES_US[index]
+    return f"{low / size:g}–{high / size:g} {unit}" if high < 1000 or size == 1000 else f"{low}–1000 µs"
+
+
+# --- layers -------------------------------------------------------------------------------------------------------
+
+
+def layer_strip(trace: Trace, index: int) -> tuple[tuple[Layer, ...], str]:
+    """The layers of the representative step on its first device, and a line about them."""
+    step = representative(trace)
+    found = layers(trace)
+    if step is None or found.is_empty():
+        return (), ""
+    rows = found.filter(pl.col("step_id") == step.step_id)
+    rows = rows.filter(pl.col("device") == rows["device"].min())
+    if rows.is_empty():
+        return (), ""
+    strip = tuple(_layer(row, index) for row in rows.rows(named=True))
+    inside = int(rows["dur_ns"].sum())
+    note = (
+        f"{rows.height} repeats of {rows['kernels'].max()} kernels in step {step.step_id}, {units.ms(inside)} of its "
+        f"{units.ms(step.period_ns)}; what repeats is told from the kernel sequence"
+    )
+    return strip, note
+
+
+def _layer(row: dict[str, Any], index: int) -> Layer:
+    busy = f"{100 * row['gpu_busy_ns'] / row['dur_ns']:.0f} % busy" if row["dur_ns"] else ""
+    text = f"layer {row['layer']}: {units.ms(row['dur_ns'])}, GPU busy {units.ms(row['gpu_busy_ns'])}, {busy}"
+    place = Place(index, row["start_ns"], row["start_ns"] + row["dur_ns"])
+    return Layer(str(row["layer"]), row["dur_ns"], row["gpu_busy_ns"], text, place)
+
+
+# --- kernels ------------------------------------------------------------------------------------------------------
+
+
+def categories(trace: Trace) -> tuple[Part, ...]:
+    """Kernel time by category in the representative step (in the whole trace where there are no steps)."""
+    sums = (
+        _kernels(trace)
+        .group_by(pl.col("category").fill_null("other"))
+        .agg(pl.col("dur_ns").sum(), pl.len())
+        .sort(["dur_ns", "category"], descending=[True, False])
+    )
+    total = int(sums["dur_ns"].sum())
+    return tuple(
+        Part(category.replace("_", " "), "busy", ns, 100 * ns / total if total else 0.0, units.ms(ns),
+             f"{ns:,} ns in {calls:,} kernels")
+        for category, ns, calls in sums.rows()
+    )  # fmt: skip
+
+
+def kernel_table(trace: Trace) -> Table | None:
+    """The kernels that take most time in the same scope."""
+    kernels = _kernels(trace)
+    if kernels.is_empty():
+        return None
+    total = int(kernels["dur_ns"].sum())
+    summed = (
+        kernels.group_by("short_name")
+        .agg(
+            pl.col("category").first(), calls=pl.len(), total_ns=pl.col("dur_ns").sum(),
+            median_ns=pl.col("dur_ns").median().cast(pl.Int64), longest_ns=pl.col("dur_ns").max(),
+        )
+        .with_columns(share_pct=100 * pl.col("total_ns") / max(total, 1))
+        .sort(["total_ns", "short_name"], descending=[True, False])
+    )  # fmt: skip
+    kept = summed.head(_MAX_KERNELS).rename({"short_name": "kernel"})
+    keys = ["kernel", "category", "calls", "total_ns", "share_pct", "median_ns", "longest_ns"]
+    return frame_table("Kernels", kept, keys, summed.height - kept.height)
+
+
+def _kernels(trace: Trace) -> pl.DataFrame:
+    kernels = trace.table("kernels")
+    step = representative(trace)
+    if step is None:
+        return kernels
+    inside = kernels.filter(pl.col("step_id") == step.step_id)
+    return inside if inside.height else kernels
+
+
+def frame_table(title: str, frame: pl.DataFrame, keys: list[str], dropped: int = 0) -> Table:
+    """A frame as a table; the column names are keys with units."""
+    columns = [column(key, frame[key].to_list()) for key in keys]
+    rows = tuple(zip(*(cells for _, cells in columns), strict=True))
+    return Table(title, tuple(header for header, _ in columns), rows, dropped)
+
+
+# --- roofline -----------------------------------------------------------------------------------------------------
+
+
+def roofline(trace: Trace) -> Roofline | None:
+    """GEMM shapes of the steps of the dominant kind (of the whole trace without steps), and their device's ceilings."""
+    found = gemms(trace)
+    step = representative(trace)
+    if step is not None:
+        alike = trace.table("steps").filter(
+            pl.col("kind").eq_missing(pl.lit(step.kind, pl.String)),
+            pl.col("batch_size").eq_missing(pl.lit(step.batch_size, pl.Int64)),
+        )
+        found = found.filter(pl.col("step_id").is_in(alike["step_id"].implode()))
+    if found.is_empty():
+        return None
+    total = int(found["dur_ns"].sum())
+    shapes = (
+        found.group_by("op", "batch", "m", "n", "k", "dtype")
+        .agg(
+            pl.col("flops", "bytes", "intensity", "ridge").first(), pl.col("bound").mode().sort().first(),
+            pl.col("kernel_name").mode().sort().first(), pl.col("pct_of_roof").median(), calls=pl.len(),
+            total_ns=pl.col("dur_ns").sum(), median_ns=pl.col("dur_ns").median().cast(pl.Int64),
+        )
+        .with_columns(
+            achieved_tflops=pl.col("flops") * pl.col("calls") / pl.col("total_ns") / 1e3,
+            achieved_tb_per_s=pl.col("bytes") * pl.col("calls") / pl.col("total_ns") / 1e3,
+            share_of_gemm_time_pct=100 * pl.col("total_ns") / max(total, 1),
+        )
+        .sort(["total_ns", "m", "n", "k", "op"], descending=[True, False, False, False, False])
+    )  # fmt: skip
+    kept = shapes.head(_MAX_SHAPES)
+    match = device_match(trace, found["device"][0])
+    gpu = match.gpu
+    peaks = {dtype: gpu.peak(dtype) for dtype in kept["dtype"].unique(maintain_order=True)} if gpu else {}
+    return Roofline(
+        points=tuple(_roof_point(row) for row in kept.rows(named=True) if row["total_ns"]),
+        gpu=shown(gpu.name) if gpu else "",
+        bandwidth_tb_per_s=gpu.bandwidth_bytes_per_s / 1e12 if gpu and gpu.bandwidth_bytes_per_s else None,
+        peaks=tuple((shown(dtype), peak / 1e12) for dtype, peak in peaks.items() if peak),
+        note=shown(match.note or ""),
+        table=_shape_table(kept, shapes.height - kept.height),
+    )
+
+
+def _shape(row: dict[str, Any]) -> str:
+    batch = f"{row['batch']} × " if row["batch"] > 1 else ""
+    return shown(f"{batch}[{row['m']},{row['k']}]×[{row['k']},{row['n']}] {row['dtype']}")
+
+
+def _roof_point(row: dict[str, Any]) -> Point:
+    bound = row["bound"] or "unknown"
+    text = (
+        f"{shown(row['op'])} {_shape(row)}: {units.number(row['achieved_tflops'])} TFLOP/s, "
+        f"{units.number(row['achieved_tb_per_s'])} TB/s, {units.ms(row['median_ns'])} each, "
+        f"{units.number(row['share_of_gemm_time_pct'])} % of GEMM time, {BOUNDS.get(bound, bound)}"
+    )
+    return Point(_shape(row), row["intensity"], row["achieved_tflops"], row["share_of_gemm_time_pct"], bound, text)
+
+
+BOUNDS = {
+    "compute": "compute-bound",
+    "memory": "memory-bound",
+    "latency": "latency-bound",
+    "under": "under both ceilings",
+    "unknown": "peaks unknown",
+}
+"""Class of a GEMM → words."""
+
+
+def _shape_table(shapes: pl.DataFrame, dropped: int) -> Table:
+    described = shapes.with_columns(
+        pl.Series("shape", [_shape(row) for row in shapes.rows(named=True)], dtype=pl.String),
+        pl.col("bound").fill_null("unknown").replace(BOUNDS),
+    )
+    keys = [
+        "op", "shape", "calls", "median_ns", "share_of_gemm_time_pct", "intensity_flop_per_byte", "achieved_tflops",
+        "achieved_tb_per_s", "roof_pct", "bound",
+    ]  # fmt: skip
+    named = described.rename({"intensity": "intensity_flop_per_byte", "pct_of_roof": "roof_pct"})
+    return frame_table("GEMM shapes", named, keys, dropped)

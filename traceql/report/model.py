@@ -1,0 +1,204 @@
+"""The view model: all a report shows, in the words and figures it shows them in.
+
+Text, Markdown and HTML are renderings of one View, so they cannot disagree. Every text in it is safe to show: names
+from outside have passed ``names.shown``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Place:
+    """A stretch of a trace to look at."""
+
+    trace: int
+    start_ns: int
+    end_ns: int
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number with its label. ``exact`` is the unrounded value, ``note`` a qualification."""
+
+    label: str
+    value: str
+    unit: str = ""
+    exact: str = ""
+    note: str = ""
+
+    @property
+    def text(self) -> str:
+        return f"{self.value}×" if self.unit == "×" else f"{self.value} {self.unit}".strip()
+
+
+@dataclass(frozen=True)
+class Column:
+    """A table column; its unit, where it has one, is in the header."""
+
+    header: str
+    numeric: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: its text, the exact value behind it and, for an instance, where it is."""
+
+    text: str
+    exact: str = ""
+    place: Place | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows as shown; ``dropped`` more were left out."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    dropped: int = 0
+
+
+@dataclass(frozen=True)
+class Card:
+    """One finding. ``number`` counts from 1 in the order shown."""
+
+    number: int
+    code: str
+    rule: str
+    severity: str
+    message: str
+    where: tuple[str, ...]
+    certainty: str
+    savings: Figure | None
+    savings_us: float
+    facts: tuple[Figure, ...]
+    tables: tuple[Table, ...]
+    advice: tuple[str, ...]
+    anchor: str
+    place: Place | None
+    trace: str | None
+    """label of its trace, where the report has several"""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A share of something: of a step, of the kernels' time. ``key`` names its colour."""
+
+    label: str
+    key: str
+    value_ns: int
+    share_pct: float
+    text: str
+    exact: str
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Where the time of one step went: GPU busy, then idle by cause. ``known`` is false where replays left no record."""
+
+    label: str
+    parts: tuple[Part, ...]
+    total: str
+    known: bool = True
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Idle time by length of gap: for each bin its label and, by cause, the µs in it."""
+
+    bins: tuple[str, ...]
+    series: tuple[tuple[str, tuple[float, ...]], ...]
+    counts: tuple[int, ...]
+    total: str
+
+
+@dataclass(frozen=True)
+class StepPoint:
+    """One step in the series over time."""
+
+    step_id: int
+    kind: str
+    label: str
+    period_ms: float
+    busy_ms: float | None
+    place: Place
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of the strip: its wall time and how much of it the GPU was busy."""
+
+    label: str
+    dur_ns: int
+    busy_ns: int
+    text: str
+    place: Place
+
+
+@dataclass(frozen=True)
+class Point:
+    """One GEMM shape under the roofline."""
+
+    label: str
+    intensity: float
+    tflops: float
+    share_pct: float
+    bound: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """Points and the ceilings of the device: bandwidth in TB/s and peak TFLOP/s by type, None when unknown."""
+
+    points: tuple[Point, ...]
+    gpu: str
+    bandwidth_tb_per_s: float | None
+    peaks: tuple[tuple[str, float], ...]
+    note: str
+    table: Table
+
+
+@dataclass(frozen=True)
+class TraceView:
+    """The evidence of one trace."""
+
+    label: str
+    source: str
+    gpus: tuple[str, ...]
+    verdict: str
+    chains: tuple[Chain, ...]
+    steps: Table | None
+    series: tuple[StepPoint, ...]
+    gaps: Histogram | None
+    layers: tuple[Layer, ...]
+    layers_note: str
+    categories: tuple[Part, ...]
+    kernels: Table | None
+    roofline: Roofline | None
+    notes: tuple[str, ...]
+    provenance: tuple[Figure, ...]
+    timeline: dict[str, Any] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class View:
+    """The whole report."""
+
+    title: str
+    verdict: str
+    headline: tuple[Figure, ...]
+    cards: tuple[Card, ...]
+    traces: tuple[TraceView, ...]
+    ranks: Table | None
+    passed: tuple[str, ...]
+    not_applicable: tuple[tuple[str, str], ...]
+    """(rule, reason)"""
+    crashed: tuple[tuple[str, str], ...]
+    unreadable: tuple[str, ...]
+    thresholds: Table
+    version: str

@@ -1,0 +1,38 @@
+"""The evidence of one trace, section by section."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from traceql.finding import Finding
+from traceql.report import headline, kernel_sections, notes, step_sections
+from traceql.report.model import TraceView
+from traceql.trace import Trace
+
+
+def trace_view(trace: Trace, label: str, index: int, findings: Sequence[Finding], *, timeline: bool) -> TraceView:
+    """All sections of ``trace``, the ``index``-th of the report; ``findings`` are its own."""
+    packed = None
+    if timeline:
+        from traceql.report.timeline import pack
+
+        packed = pack(trace, findings)
+    strip, strip_note = kernel_sections.layer_strip(trace, index)
+    return TraceView(
+        label=label,
+        source=headline.source_name(trace),
+        gpus=notes.gpus(trace),
+        verdict=headline.verdict(trace),
+        chains=step_sections.chains(trace),
+        steps=step_sections.step_table(trace, index),
+        series=step_sections.step_series(trace, index),
+        gaps=kernel_sections.gap_histogram(trace),
+        layers=strip,
+        layers_note=strip_note,
+        categories=kernel_sections.categories(trace),
+        kernels=kernel_sections.kernel_table(trace),
+        roofline=kernel_sections.roofline(trace),
+        notes=notes.notes(trace),
+        provenance=notes.provenance(trace, label),
+        timeline=packed,
+    )
