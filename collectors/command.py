@@ -82,4 +82,9 @@ def shown(command: Command, folder: Path | None = None) -> str:
 def recorded_environment(environment: Mapping[str, str]) -> dict[str, str | None]:
     """Names of variables that bear on the run; their values only where ``RECORDED_VALUES`` lists them."""
     names = sorted(name for name in environment if _RELEVANT.match(name) or name in RECORDED_VALUES)
-    return {name: environment[name] if name in RECORDED_VALUES else None for name in names}
+    return {name: environment[name] if _may_record(name, environment[name]) else None for name in names}
+
+
+def _may_record(name: str, value: str) -> bool:
+    """A listed variable with a plain value: a device's UUID is not one."""
+    return name in RECORDED_VALUES and re.fullmatch(r"[A-Za-z0-9_.,:/=-]{0,64}", value) is not None and "GPU-" not in value

@@ -65,7 +65,7 @@ def _table(frame: pl.DataFrame) -> str:
 
     with pl.Config(
         tbl_rows=200, tbl_cols=-1, fmt_str_lengths=80, tbl_width_chars=-1, tbl_hide_column_data_types=True,
-        tbl_hide_dataframe_shape=True, tbl_formatting="UTF8_HORIZONTAL_ONLY", thousands_separator=",",
+        tbl_hide_dataframe_shape=True, tbl_formatting="ASCII_MARKDOWN", thousands_separator=",",
         tbl_cell_numeric_alignment="RIGHT",
     ):  # fmt: skip
         shown = str(frame)

@@ -82,6 +82,18 @@ def _or_any_ancestor(flag: NDArray[np.bool_], parent: NDArray[np.int64]) -> NDAr
     return found
 
 
+def nearest(mask: NDArray[np.bool_], parent: NDArray[np.int64], *, itself: bool = False) -> NDArray[np.int64]:
+    """Row of each row's nearest ancestor in ``mask`` (or its own, with ``itself``), −1 if none, in log₂(depth) passes."""
+    wanted = np.append(mask, True)  # the last entry stands for "no parent", which −1 indexes
+    found = np.append(parent, -1)
+    if itself:
+        found[:-1] = np.where(mask, np.arange(len(parent)), parent)
+    while (moving := ~wanted[found[:-1]]).any():
+        rows = np.flatnonzero(moving)
+        found[rows] = found[found[rows]]
+    return found[:-1]
+
+
 def _activities(frame: pl.DataFrame, kind: str, identity: str) -> pl.DataFrame:
     return frame.select(
         kind=pl.lit(kind), source_id=identity, name="name", pid="pid", tid="tid",

@@ -27,10 +27,10 @@ _THREAD = ["pid", "tid"]
 
 @memoised
 def step_chain(trace: Trace) -> pl.DataFrame:
-    """One row a step: step_id, kind, period_ns, host_ns and its HOST_PARTS, gpu_busy_ns, gpu_idle_ns.
+    """One row a step: step_id, kind, period_ns, host_ns and its HOST_PARTS, gpu_busy_ns, gpu_work_ns, gpu_idle_ns.
 
     The thread is the one that made most of the step's launches (the mark's, when there is none); ``host_ns`` is the
-    step's host range.
+    step's host range. ``gpu_work_ns`` is the busy time less what communication kernels waited for other ranks.
     """
     windows = (
         marks(trace)
@@ -39,7 +39,14 @@ def step_chain(trace: Trace) -> pl.DataFrame:
         .with_columns(tid=pl.coalesce("launch_tid", "tid"))
         .drop("launch_tid")
     )
-    gpu = steps(trace).select("step_id", "kind", "period_ns", "gpu_busy_ns", "gpu_idle_ns")
+    waiting = pl.col("gpu_busy_ns") - pl.col("waiting_ns").fill_null(0)
+    gpu = (
+        steps(trace)
+        .select("step_id", "kind", "period_ns", "gpu_busy_ns", "gpu_idle_ns")
+        .join(_collectives_and_rest(trace), on="step_id", how="left", maintain_order="left")
+        .with_columns(gpu_work_ns=pl.when(pl.col("gpu_busy_ns").is_not_null()).then(pl.max_horizontal("rest_ns", waiting)))
+        .drop("waiting_ns", "rest_ns")
+    )
     return gpu.join(_host_parts(trace, windows, ["step_id"]), on="step_id", how="left", maintain_order="left")
 
 
@@ -72,6 +79,29 @@ def layer_chain(trace: Trace) -> pl.DataFrame:
         gpu_idle_ns=pl.col("next_gpu_ns") - pl.col("gpu_ns") - (until[1] - until[0]),
     )
     return _host_parts(trace, host, key).join(gpu, on=key, how="left", maintain_order="left").sort(key)
+
+
+def _collectives_and_rest(trace: Trace) -> pl.DataFrame:
+    """step_id → ``waiting_ns``, time of communication kernels beyond the shortest alike, and ``rest_ns``, the union of
+    all other GPU work.
+
+    Alike means the same kernel with the same blocks in steps of the same kind and batch size: what it takes longer
+    than the shortest of those is waiting for a rank that came late.
+    """
+    shape = ["name", "grid_x", "block_x", "kind", "batch_size"]
+    step = steps(trace).select("step_id", "kind", "batch_size")
+    kernels = trace.table("kernels").filter(pl.col("step_id").is_not_null())
+    talking = kernels.filter(pl.col("category") == "communication")
+    waiting = (
+        talking.join(step, on="step_id")
+        .with_columns(beyond=pl.col("dur_ns") - pl.col("dur_ns").min().over(shape))
+        .group_by("step_id")
+        .agg(waiting_ns=pl.col("beyond").sum())
+    )
+    is_talking = (pl.col("kind") == "kernel") & pl.col("source_id").is_in(talking["kernel_id"].implode())
+    rest = gpu_ops(trace).filter(~is_talking & pl.col("step_id").is_not_null() & pl.col("device").is_not_null())
+    busy = intervals.union_ns(rest, ["step_id", "device"]).group_by("step_id").agg(rest_ns=pl.col("union_ns").sum())
+    return busy.join(waiting, on="step_id", how="left")
 
 
 def _launching_thread(trace: Trace) -> pl.DataFrame:

@@ -47,17 +47,18 @@ class Median:
         return f"{self.kind} step" if self.kind else "step"
 
 
-def median_steps(trace: Trace, per_step: pl.DataFrame) -> list[Median]:
+def median_steps(trace: Trace, per_step: pl.DataFrame, *, given_only: bool = False) -> list[Median]:
     """For each kind of step: its median step by ``value`` / period, in order of the kind's total time.
 
-    ``per_step`` has step_id and ``value`` (Int64); steps it lacks count as 0. The median is a real step (the upper
-    of the two middle ones), so every figure shown for it can be looked up on the timeline.
+    ``per_step`` has step_id and ``value`` (Int64); steps it lacks count as 0, or not at all with ``given_only``. The
+    median is a real step (the upper of the two middle ones), so every figure shown for it can be looked up on the
+    timeline.
     """
     joined = (
         steps(trace)
         .filter(pl.col("period_ns") > 0)
         .select("step_id", "kind", "period_ns")
-        .join(per_step.select("step_id", "value"), on="step_id", how="left")
+        .join(per_step.select("step_id", "value"), on="step_id", how="inner" if given_only else "left")
         .with_columns(pl.col("value").fill_null(0))
         .with_columns(share=pl.col("value") / pl.col("period_ns"))
         .sort("share", "step_id")

@@ -59,17 +59,18 @@ def launches_of_graphs(trace: Trace) -> pl.DataFrame:
         calls.join(busiest, on=thread, how="semi", nulls_equal=True, maintain_order="left")
         .join(replay, on="launch_id", how="left", maintain_order="left")
         .join(_calls_before(trace, calls), on="launch_id", how="left", maintain_order="left")
-        # replays without kernel rows are told apart by what the host called since the launch before
+        # replays without kernel rows are told apart by what the host called just before
         .with_columns(before=pl.when(pl.col("nodes").is_null()).then("before"))
         .with_columns(symbol=pl.struct("nodes", "first", "last", "before").rank("dense").cast(pl.Int64))
     )
 
 
 def _calls_before(trace: Trace, graph_calls: pl.DataFrame) -> pl.DataFrame:
-    """launch_id → ``before``: the names of the API calls on its thread since the graph launch before it."""
+    """launch_id → ``before``: the last API call on its thread since the graph launch before it; none, no row."""
     own = graph_calls.select("pid", "tid", "launch_id", at="start_ns").sort("at")
     return (
         trace.loaded["runtime_calls"]
+        .select("pid", "tid", "start_ns", "name")
         .sort("start_ns")
         .join_asof(
             own, left_on="start_ns", right_on="at", by=["pid", "tid"], strategy="forward", allow_exact_matches=False,
@@ -77,7 +78,7 @@ def _calls_before(trace: Trace, graph_calls: pl.DataFrame) -> pl.DataFrame:
         )
         .filter(pl.col("launch_id").is_not_null() & ~pl.col("name").str.contains(api.GRAPH_LAUNCH))
         .group_by("launch_id")
-        .agg(before=pl.col("name").str.join(" "))
+        .agg(before=pl.col("name").last())
     )  # fmt: skip
 
 

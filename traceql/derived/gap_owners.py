@@ -1,0 +1,93 @@
+"""Which idle time belongs to which finding, so that the savings of different rules never count one gap twice.
+
+Every part of a gap inside the measured steps that a change of the program could remove has one owner. In this order:
+
+1. ``graph boundary``: the gap lies between two graph segments of a step;
+2. ``blocking copy``, ``wait``, ``allocation``: the launching thread was inside such a call, made within a step;
+3. ``between steps``: the gap lies between the last work of one step and the first of the next;
+4. ``host late``: the rest of what the host caused.
+
+Drain between queued kernels, time between the nodes of a replay, the profiler's own work and replays without a record
+have no owner: no rule promises them back.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+from traceql.derived import api, intervals, memoised
+from traceql.derived.gaps import gaps
+from traceql.derived.gpu_ops import gpu_ops
+from traceql.derived.graphs import graph_boundaries
+from traceql.derived.host_calls import blocking_copies, in_step_calls
+from traceql.derived.step_costs import HOST_CAUSES, step_gap_parts
+from traceql.trace import Trace
+
+_THREAD = ["pid", "tid"]
+
+
+@memoised
+def owned_gap_parts(trace: Trace) -> pl.DataFrame:
+    """``step_gap_parts`` with ``place`` (graph boundary, between steps, inside a step), ``pid`` and ``tid`` of the launching
+    thread, ``call_id`` of the owning call and ``owner`` (see the module; null for what no rule promises back)."""
+    thread = gaps(trace).select("gap_id", pid="launch_pid", tid="launch_tid")
+    parts = step_gap_parts(trace).join(_places(trace), on="gap_id", how="left", maintain_order="left")
+    on_thread = parts.join(thread, on="gap_id", how="left", maintain_order="left")
+    in_call = intervals.holding(on_thread, "start_ns", _owning_calls(trace), "call_id", _THREAD)
+    owners = _owning_calls(trace).select("call_id", "call_owner")
+    caused = pl.col("cause").is_in([*HOST_CAUSES, "blocked"])
+    return (
+        in_call.join(owners, on="call_id", how="left", maintain_order="left")
+        .with_columns(
+            owner=pl.when(~caused)
+            .then(None)
+            .when(pl.col("place") == "graph boundary")
+            .then(pl.lit("graph boundary"))
+            .when(pl.col("call_owner").is_not_null())
+            .then("call_owner")
+            .when(pl.col("place") == "between steps")
+            .then(pl.lit("between steps"))
+            .otherwise(pl.lit("host late"))
+        )
+        .drop("call_owner")
+    )
+
+
+def _places(trace: Trace) -> pl.DataFrame:
+    """gap_id → ``place``."""
+    found = gaps(trace).filter(pl.col("step_id").is_not_null()).select("gap_id", "step_id", "device", "start_ns", "end_ns")
+    first = (
+        gpu_ops(trace)
+        .filter(pl.col("step_id").is_not_null())
+        .group_by("step_id", "device")
+        .agg(first_ns=pl.col("start_ns").min())
+    )
+    boundaries = graph_boundaries(trace).select("device", "start_ns", "end_ns", "boundary_id")
+    return (
+        intervals.holding(found, "start_ns", boundaries, "boundary_id", ["device"])
+        .join(first, on=["step_id", "device"], how="left", maintain_order="left")
+        .select(
+            "gap_id",
+            place=pl.when(pl.col("boundary_id").is_not_null())
+            .then(pl.lit("graph boundary"))
+            .when(pl.col("end_ns") <= pl.col("first_ns"))
+            .then(pl.lit("between steps"))
+            .otherwise(pl.lit("inside a step")),
+        )
+    )
+
+
+@memoised
+def _owning_calls(trace: Trace) -> pl.DataFrame:
+    """Calls made in a step whose idle time another rule reports: call_id, pid, tid, start_ns, end_ns, call_owner."""
+    copies = blocking_copies(trace)["call_id"].implode()
+    name = pl.col("name")
+    owner = (
+        pl.when(pl.col("call_id").is_in(copies))
+        .then(pl.lit("blocking copy"))
+        .when(name.str.contains(api.SYNCHRONIZE))
+        .then(pl.lit("wait"))
+        .when(name.str.contains(api.ALLOCATION))
+        .then(pl.lit("allocation"))
+    )
+    return in_step_calls(trace).with_columns(call_owner=owner).filter(pl.col("call_owner").is_not_null())

@@ -1,0 +1,82 @@
+"""API calls of interest inside steps, and who made them: operator, Python frame, named range."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from traceql.derived import api, memoised
+from traceql.derived.host import host_timeline, nearest
+from traceql.derived.launches import launches
+from traceql.derived.steps import step_of_time
+from traceql.trace import Trace
+
+_STAGED_BYTES = 64 * 1024
+"""Host-to-device copies up to this size return once staged, without waiting: CUDA programming guide, "Asynchronous
+Concurrent Execution"."""
+
+_USER_FRAME = r"\.py\(\d+\): "
+_LIBRARY_FRAME = r"(?:^|/)(?:torch|threading|contextlib|functools)(?:/|\.py)"
+"""Frames that call on somebody's behalf."""
+
+
+@memoised
+def in_step_calls(trace: Trace) -> pl.DataFrame:
+    """API calls that start in a step: call_id, name, pid, tid, start_ns, dur_ns, end_ns, step_id."""
+    calls = trace.loaded["runtime_calls"].select(
+        "call_id", "name", "pid", "tid", "start_ns", "dur_ns", end_ns=pl.col("start_ns") + pl.col("dur_ns")
+    )
+    return step_of_time(trace, calls).filter(pl.col("step_id").is_not_null())
+
+
+@memoised
+def blocking_copies(trace: Trace) -> pl.DataFrame:
+    """Copies made in a step whose call holds the host until the data has moved: the columns of ``in_step_calls`` and
+    memcpy_id, device, direction, bytes, copy_ns, src_memory, dst_memory.
+
+    Synchronous calls (no Async in the name), and asynchronous ones from or to pageable memory. Copies within the
+    device return at once whatever the name, and so do host-to-device copies of up to 64 KiB.
+    """
+    copies = trace.table("memcpys").select(
+        "memcpy_id", "launch_id", "device", "bytes", "src_memory", "dst_memory", direction="kind", copy_ns="dur_ns"
+    )
+    call_ids = launches(trace).select("launch_id", "call_id")
+    pageable = pl.any_horizontal(pl.col("src_memory", "dst_memory") == "pageable")
+    staged = (pl.col("direction") == "HtoD") & (pl.col("bytes") <= _STAGED_BYTES)
+    within = pl.col("direction").is_in(["DtoD", "PtoP"])
+    return (
+        in_step_calls(trace)
+        .join(call_ids, on="call_id")
+        .join(copies, on="launch_id")
+        .filter((~pl.col("name").str.contains("Async") | pageable) & ~staged & ~within)
+        .sort("call_id", "memcpy_id")
+    )
+
+
+@memoised
+def callers(trace: Trace) -> pl.DataFrame:
+    """call_id → who made the call: ``op`` (outermost operator around it), ``frame`` (innermost Python frame around that
+    which is neither built-in nor torch's own), ``range`` (innermost named range), each null when not recorded."""
+    activities = host_timeline(trace).activities
+    parent = activities["parent"].to_numpy()
+    kind, name = activities["kind"], activities["name"]
+    in_op_above = np.append(activities["in_op"].to_numpy(), False)[parent]
+    top_op = (kind == "op").to_numpy() & ~in_op_above
+    frame = ((kind == "python") & name.str.contains(_USER_FRAME) & ~name.str.contains(_LIBRARY_FRAME)).to_numpy()
+    named = (kind == "range").to_numpy()
+    around = {
+        label: name.gather(pl.Series(nearest(mask, parent), dtype=pl.Int64).replace(-1, None))
+        for label, mask in (("op", top_op), ("frame", frame), ("range", named))
+    }
+    return (
+        activities.select("kind", call_id="source_id")
+        .with_columns(**around)
+        .filter(pl.col("kind") == "runtime")
+        .drop("kind")
+    )
+
+
+def caller() -> pl.Expr:
+    """The most telling of ``callers``' columns, as ``caller``."""
+    with_op = pl.concat_str("op", pl.lit(" in "), "frame")
+    return pl.coalesce(with_op, "frame", "op", "range").alias("caller")
