@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from traceql.aligning import align
     from traceql.errors import TraceqlError
     from traceql.finding import Finding, Severity
     from traceql.opening import TraceSet
@@ -27,6 +28,7 @@ _WHERE = {
     "open": "traceql.opening.open_trace",
     "TraceSet": "traceql.opening.TraceSet",
     "Trace": "traceql.trace.Trace",
+    "align": "traceql.aligning.align",
     "analyze": "traceql.reporting.analyze",
     "Report": "traceql.reporting.Report",
     "Finding": "traceql.finding.Finding",
@@ -38,7 +40,7 @@ _WHERE = {
 """Public name → where it lives; loaded on first use so that importing traceql costs nothing."""
 
 __all__ = [
-    "Finding", "Report", "Rule", "Severity", "Trace", "TraceSet", "TraceqlError", "__version__", "analyze", "open", "option",
+    "Finding", "Report", "Rule", "Severity", "Trace", "TraceSet", "TraceqlError", "__version__", "align", "analyze", "open", "option",
 ]  # fmt: skip
 
 

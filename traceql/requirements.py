@@ -62,6 +62,8 @@ def lacks(trace: Trace, need: Need) -> bool:
         return trace.table("steps").is_empty()
     if need == "ncu":
         return trace.source != "ncu"
+    if need == "shapes" and trace.eager is not None:
+        return lacks(trace.eager, need)
     if need == "graph_replays":
         return has.graph_replays is None
     if need == "replay_nodes":

@@ -663,6 +663,29 @@ _TABLES = [
         derived=True,
     ),
     Table(
+        "aligned_kernels",
+        "replayed kernels with what an eager run of the same model knows of them; empty without one (--eager)",
+        _columns(
+            [
+                ("kernel_id", I, "the replayed kernel: kernels.kernel_id"),
+                _RANK,
+                ("eager_kernel_id", I, "its twin in the eager trace; null where the two runs differ"),
+                ("match", S, "shape: same kernel and launch shape; name: same kernel, other launch shape; null: no twin"),
+                ("op", S, "operator that launched the twin; null when none did"),
+                ("eager_op_id", I, "that operator in the eager trace: cpu_ops.op_id"),
+                ("input_shapes", S, "the operator's input shapes, JSON"),
+                ("input_dtypes", S, "the operator's input types, JSON"),
+                ("module", S, "innermost nn.Module around the twin's launch, where stacks were recorded"),
+                ("frame", S, "innermost Python frame outside torch around it, where stacks were recorded"),
+                ("nvtx", S, "innermost named range around it, no step mark"),
+                ("dur_ns", I, "the replayed kernel, ns"),
+                ("eager_dur_ns", I, "its twin, ns; the median over the eager steps"),
+                _STEP,
+            ]
+        ),
+        derived=True,
+    ),
+    Table(
         "gemms",
         "matrix products with known shapes, one row per innermost GEMM op",
         _columns(

@@ -84,6 +84,7 @@ class Trace:
         source_offset_ns: time of the first event on the source's own clock, ns; ``start_ns`` counts from it.
         origin_unix_ns: wall-clock time of ``start_ns == 0``, ns since the Unix epoch; None when not told.
         problems: what the loader could not read, in the order met.
+        eager: an eager run of the same model to name replayed kernels by; set by ``align``.
     """
 
     source: Source
@@ -93,6 +94,7 @@ class Trace:
     source_offset_ns: int = 0
     origin_unix_ns: int | None = None
     problems: tuple[Problem, ...] = ()
+    eager: Trace | None = field(default=None, repr=False)
     _memo: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     @classmethod

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from traceql.errors import UsageError
+
+if TYPE_CHECKING:
+    from traceql.trace import Trace
 
 _FORMATS = ["html", "json", "text", "markdown"]
 
@@ -16,6 +20,12 @@ _FORMATS = ["html", "json", "text", "markdown"]
 @click.option("--format", "format_", type=click.Choice(_FORMATS), help="Print this format alone (or write it with -o).")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Write the report here; the suffix tells the format."
+)
+@click.option(
+    "--eager",
+    type=click.Path(path_type=Path),
+    metavar="TRACE",
+    help="An eager run of the same model and batch: names the kernels of CUDA graph replays.",
 )
 @click.option("--sample", metavar="NAME", help="Analyze a bundled real capture; 'list' shows them.")
 @click.option("--select", multiple=True, metavar="RULE", help="Run only these rules: codes, names or families (TQL1).")
@@ -30,6 +40,7 @@ def analyze(
     paths: tuple[Path, ...],
     format_: str | None,
     output: Path | None,
+    eager: Path | None,
     sample: str | None,
     select: tuple[str, ...],
     ignore: tuple[str, ...],
@@ -60,7 +71,8 @@ def analyze(
         raise UsageError("give PATH or --sample, not both")
     selection = selection_from(select, ignore, options)
     opened = inputs.read([samples.path(sample)] if sample else list(paths) or [inputs.newest_run()])
-    report = run(TraceSet(opened.traces), selection=selection, unreadable=opened.unreadable)
+    traces = opened.traces if eager is None else tuple(_aligned(trace, eager) for trace in opened.traces)
+    report = run(TraceSet(traces), selection=selection, unreadable=opened.unreadable)
     if output is not None:
         report.save(output, format_)
         if not quiet:
@@ -76,6 +88,24 @@ def analyze(
             click.echo(f"\nreport: {written.resolve()}")
     if context.obj["debug"]:
         _print_timing(report.outcomes)
+
+
+def _aligned(trace: Trace, eager: Path) -> Trace:
+    """``trace`` with its replays named by the eager run; says how much of them."""
+    from traceql.aligning import align
+    from traceql.cli import inputs
+
+    (other, *more) = inputs.read([eager]).traces
+    if more:
+        raise UsageError(f"--eager {eager}: give one trace, this holds {1 + len(more)}")
+    alignment = align(trace, other)
+    coverage = alignment.coverage
+    click.echo(
+        f"{trace.path.name}: {coverage.matched_kernels} of {coverage.kernels} replayed-step kernels "
+        f"({coverage.time_pct:.0f} % of their time) named by {eager.name}",
+        err=True,
+    )
+    return alignment.trace
 
 
 def _print_timing(outcomes: object) -> None:

@@ -42,6 +42,7 @@ _PROVIDERS = {
     "gap_parts": "gaps.gap_parts",
     "layers": "layers.layers",
     "op_costs": "ops.op_costs",
+    "aligned_kernels": "alignment.aligned_kernels",
     "gemms": "gemms.gemms",
     "collectives": "collectives.collectives",
     "kernels": "gpu_ops.kernels",

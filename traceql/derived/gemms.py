@@ -28,7 +28,7 @@ _COMPOSITE = {"aten::linear", "aten::matmul"}
 _CUSTOM = r"(?i)^[\w.]+::\w*(?:_mm|gemm|matmul|linear)\w*$"
 """Extensions' GEMM operators (fp8_scaled_mm, int8_gemm …), taken when their first two inputs multiply."""
 
-_SHAPES = ["batch", "m", "n", "k", "dtype", "flops", "bytes"]
+SHAPE_COLUMNS = ["batch", "m", "n", "k", "dtype", "flops", "bytes"]
 
 
 @memoised
@@ -64,7 +64,7 @@ def _from_shapes(trace: Trace) -> pl.DataFrame:
             kernels=pl.len().cast(pl.Int64),
         )
         .join(
-            found.select(pl.col("op_id").alias("gemm_op_id"), pl.col("name").alias("op"), *_SHAPES),
+            found.select(pl.col("op_id").alias("gemm_op_id"), pl.col("name").alias("op"), *SHAPE_COLUMNS),
             on="gemm_op_id",
         )
         .rename({"gemm_op_id": "op_id"})

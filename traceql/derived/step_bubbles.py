@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from traceql.derived import memoised
+from traceql.derived import api, memoised
 from traceql.derived.gap_owners import owned_gap_parts
 from traceql.derived.gaps import UNCOVERED
 from traceql.derived.host import host_timeline, nearest
@@ -84,7 +84,12 @@ def _told(trace: Trace) -> pl.DataFrame:
     starts, ends = timeline.column("start_ns"), timeline.column("end_ns")
     marked = np.sort(marks(trace)["start_ns"].to_numpy())
     holds_step = np.searchsorted(marked, ends) > np.searchsorted(marked, starts)
-    says = pl.coalesce(pl.when(pl.col("name").str.contains(f"(?i){p}")).then(pl.lit(work)) for work, p in WORK.items())
+    is_wait = (pl.col("kind") == "runtime") & pl.col("name").str.contains(api.SYNCHRONIZE)
+    says = pl.coalesce(
+        pl.when(is_wait).then(pl.lit("waiting for the GPU")),
+        pl.when(pl.col("kind") == "profiler").then(pl.lit("profiler")),
+        *(pl.when(pl.col("name").str.contains(f"(?i){p}")).then(pl.lit(work)) for work, p in WORK.items()),
+    )
     own = timeline.activities.select(says.alias("work"))["work"]
     telling = nearest(own.is_not_null().to_numpy() & ~holds_step, parent, itself=True)
     outermost = nearest(~holds_step & np.append(holds_step, True)[parent], parent, itself=True)

@@ -72,14 +72,14 @@ def _table(key: str, rows: Sequence[Mapping[str, Any]], trace: Trace, index: int
     return Table(units.spelled(key.split("_")), tuple(headers), tuple(map(tuple, cells)), len(rows) - len(kept))
 
 
-def column(key: str, values: Sequence[Any]) -> tuple[Column, list[Cell]]:
-    """Header and cells of one column, its numbers all in one unit."""
+def column(key: str, values: Sequence[Any], beside: Sequence[Any] = ()) -> tuple[Column, list[Cell]]:
+    """Header and cells of one column, its numbers all in one unit: the one that suits ``beside`` where that is given."""
     means = units.meaning(key)
     numbers = [v for v in values if is_number(v)]
     if not numbers:
         header = ", ".join(t for t in (means.label, means.full_unit()) if t)
         return Column(header), [Cell("–" if v is None else _text(v)) for v in values]
-    scale = units.scale(means.unit, numbers) if means.scalable else units.Scale(means.unit)
+    scale = units.scale(means.unit, beside or numbers) if means.scalable else units.Scale(means.unit)
     unit = means.full_unit(scale.unit)
     header = ", ".join(t for t in (means.label, unit) if t) or key
     if means.unit == "×":

@@ -32,8 +32,8 @@ def representative(trace: Trace) -> StepCost | None:
 
 
 def gap_histogram(trace: Trace) -> Histogram | None:
-    """Idle time inside the steps by length of the whole gap, split by cause."""
-    parts = step_gap_parts(trace)
+    """Idle time inside the steps by length of the whole gap, split by cause; what was not recorded is not idle."""
+    parts = step_gap_parts(trace).filter(pl.col("cause") != "opaque replay")
     if parts.is_empty():
         return None
     edges = [edge * 1000 for edge in _BIN_EDGES_US]
@@ -131,12 +131,21 @@ def kernel_table(trace: Trace) -> Table | None:
 
 
 def _kernels(trace: Trace) -> pl.DataFrame:
+    """Kernels of the representative step; all of them where there is none, or where it holds none."""
     kernels = trace.table("kernels")
     step = representative(trace)
-    if step is None:
-        return kernels
-    inside = kernels.filter(pl.col("step_id") == step.step_id)
+    inside = kernels.clear() if step is None else kernels.filter(pl.col("step_id") == step.step_id)
     return inside if inside.height else kernels
+
+
+def kernels_scope(trace: Trace) -> str:
+    """Which kernels the two tables are about."""
+    step = representative(trace)
+    if step is not None and trace.table("kernels").filter(pl.col("step_id") == step.step_id).height:
+        return f"kernels of step {step.step_id}, {shown(step.label)}; times are sums, streams may overlap"
+    if trace.capabilities.graph_replays in ("opaque", "graph", "mixed"):
+        return "all kernels in the trace, none of them inside the recorded replays"
+    return "all kernels in the trace"
 
 
 def frame_table(title: str, frame: pl.DataFrame, keys: list[str], dropped: int = 0) -> Table:

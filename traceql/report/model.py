@@ -178,6 +178,7 @@ class TraceView:
     layers: tuple[Layer, ...]
     layers_note: str
     categories: tuple[Part, ...]
+    kernels_scope: str
     kernels: Table | None
     roofline: Roofline | None
     notes: tuple[str, ...]

@@ -16,9 +16,13 @@ _UNSAFE = re.compile(
 """Control characters, invisible ones, those that reorder text, and lone surrogates."""
 
 
+_RIGHT_TO_LEFT = re.compile(r"[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefe]+(?:\s+[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefe]+)*")
+"""Runs of Hebrew, Arabic and their kin: isolated, so that the numbers beside them keep their place."""
+
+
 def shown(text: str) -> str:
     """``text`` with home directories as ``~`` and characters that hide or reorder text made visible."""
-    return _UNSAFE.sub(_visible, _HOME.sub("~", text))
+    return _RIGHT_TO_LEFT.sub("\u2068\\g<0>\u2069", _UNSAFE.sub(_visible, _HOME.sub("~", text)))
 
 
 def _visible(match: re.Match[str]) -> str:

@@ -30,6 +30,7 @@ def trace_view(trace: Trace, label: str, index: int, findings: Sequence[Finding]
         layers=strip,
         layers_note=strip_note,
         categories=kernel_sections.categories(trace),
+        kernels_scope=kernel_sections.kernels_scope(trace),
         kernels=kernel_sections.kernel_table(trace),
         roofline=kernel_sections.roofline(trace),
         notes=notes.notes(trace),

@@ -67,8 +67,9 @@ def step_table(trace: Trace, index: int) -> Table | None:
     kept = steps.head(MAX_STEPS)
     present = {name: key for name, key in _STEP_COLUMNS.items() if _says_something(kept[name])}
     headers, columns = [], []
+    periods = kept["period_ns"].drop_nulls().to_list()
     for name, key in present.items():
-        header, cells = column(key, kept[name].to_list())
+        header, cells = column(key, kept[name].to_list(), beside=periods if key.endswith("_ns") else ())
         headers.append(header)
         columns.append(cells)
     at = [
@@ -113,8 +114,10 @@ def ranks(traces: Sequence[Trace], labels: Sequence[str]) -> Table | None:
     rows = [_rank_row(trace) for trace in traces]
     keys = ["step", "period_ns", "gpu_busy_ns", "busy_pct", "communication_ns", "idle_ns", "largest_loss", "loss_ns"]
     headers, columns = [], []
+    periods = [row["period_ns"] for row in rows if row]
     for key in keys:
-        header, cells = column(key, [row.get(key) for row in rows])
+        values = [row.get(key) for row in rows]
+        header, cells = column(key, values, beside=periods if key.endswith("_ns") else ())
         headers.append(header)
         columns.append(cells)
     by_rank = all(trace.rank is not None for trace in traces)

@@ -1,0 +1,114 @@
+"""
+## What it does
+Measures how long the GPU is idle between the last work of one step and the first of the next, and says what the host
+did in that time: sampling, scheduling, output processing, plan and metadata.
+
+## Why it matters
+Every token pays the bubble. It does not shrink with a CUDA graph or a faster kernel, and it grows with the batch where
+the scheduler loops over requests in Python.
+
+## How it is measured
+All device idle time after the last GPU work launched in one step and before the first launched in the next, work that
+runs between the two (sampling kernels) left out. Replays without a device record are not idle. It is compared with the
+period of the step that waits, in the median step of its kind. Host time is split by what the launching thread was inside
+of; names that tell the kind of work are those of SGLang, vLLM and FlashInfer.
+
+`min-share-pct` is 5: of three SGLang H200 captures an eager decode has 3 % (the forward pass itself is the problem), a
+server with overlap scheduling switched off by eager steps 5-6 %, a graph decode 10 %.
+
+The estimate is the part that the host caused. Waits that began inside a step belong to synchronizing-call (TQL104),
+idle time within steps to launch-gap (TQL101).
+
+## Known problems
+The profiler lengthens the bubble, which is Python. A benchmark that synchronises after every step (bench_one_batch) has a
+bubble that a server with overlap scheduling hides.
+
+## How to fix
+Overlap scheduling (prepare step N+1 while step N runs), sampling on the GPU, index and page-table arrays built on the
+GPU, persistent batch state instead of rebuilding it per step.
+
+## References
+SGLang's overlap scheduler and vLLM's asynchronous scheduling in their documentation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import polars as pl
+
+from traceql.derived.gaps import gaps
+from traceql.derived.step_bubbles import OTHER, bubble_steps, bubble_work
+from traceql.derived.step_costs import Median, median_steps
+from traceql.derived.gap_owners import owned_gap_parts
+from traceql.finding import Finding, Severity
+from traceql.rule import NotApplicableError, Rule, option
+from traceql.trace import Trace
+
+
+class StepBubble(Rule):
+    code = "TQL103"
+    name = "step-bubble"
+    summary = "The GPU is idle between one step and the next."
+    severity = Severity.WARNING
+    needs = ("gpu_rows", "launch_links", "steps")
+
+    @dataclass(frozen=True)
+    class Options:
+        min_share_pct: float = option(5.0, "share of the step period that the idle time between steps must exceed")
+
+    def check(self, trace: Trace, options: Options) -> Iterator[Finding]:
+        bubbles = bubble_steps(trace)
+        if bubbles.is_empty():
+            raise NotApplicableError("no two steps follow each other on the GPU")
+        for median in median_steps(trace, bubbles.rename({"idle_ns": "value"}), given_only=True):
+            if median.share_pct > options.min_share_pct:
+                (late,) = bubbles.filter(pl.col("step_id") == median.step_id)["late_ns"]
+                yield self._finding(trace, median, late)
+
+    def _finding(self, trace: Trace, median: Median, late_ns: int) -> Finding:
+        detail = bubble_work(trace, median.step_id)
+        work = detail.group_by("work").agg(pl.col("ns").sum()).sort(pl.col("ns") * -1, "work")
+        top = detail.row(0, named=True)
+        place = owned_gap_parts(trace).filter((pl.col("step_id") == median.step_id) & (pl.col("place") == "between steps"))
+        around = gaps(trace).filter(pl.col("gap_id").is_in(place["gap_id"].implode()))
+        doing = ", ".join(f"{name} {ns / 1000:,.0f} µs" for name, ns in work.head(4).rows())
+        return self.finding(
+            f"{median.value / 1000:,.0f} µs of a {median.period_ns / 1e6:.2f} ms {median.label} ({median.share_pct:.0f} %) the GPU "
+            f"is idle between steps; the host meanwhile: {doing}; most in {top['activity']}.",
+            key=(median.kind,),
+            subject=str(top["activity"]),
+            step_id=median.step_id,
+            start_ns=around["start_ns"].min(),  # type: ignore[arg-type]
+            end_ns=around["end_ns"].max(),  # type: ignore[arg-type]
+            savings_us_per_step=late_ns / 1000,
+            certainty="modelled",
+            evidence={
+                "bubble_us_per_step": median.value / 1000,
+                "share_of_period_pct": median.share_pct,
+                "step_period_us": median.period_ns / 1000,
+                "bubbles": median.steps,
+                "range_us_per_step": [median.low / 1000, median.high / 1000],
+                "gaps_in_bubble": around.height,
+                "by_work": [{"work": name, "us": ns / 1000} for name, ns in work.rows()],
+                "by_activity": [
+                    {"work": name, "activity": activity, "us": ns / 1000} for name, activity, ns in detail.head(8).rows()
+                ],
+            },
+            advice=_advice(work["work"].to_list()),
+        )
+
+
+_FOR = {
+    "scheduling": "Prepare the next batch while the GPU runs this one (SGLang: overlap schedule; vLLM: async scheduling).",
+    "plan and metadata": "Build attention metadata on the GPU, or plan the next step before this one ends.",
+    "sampling": "Sample on the GPU without reading logits or tokens back, and fuse the sampler's kernels.",
+    "output processing": "Move detokenising and output handling to another process or behind the next launch.",
+    "waiting for the GPU": "Launch the next step before waiting for this one's result.",
+    OTHER: "Record Python stacks or ranges to see what the rest is; none of it needs to run while the GPU is idle.",
+}
+
+
+def _advice(work: list[str]) -> list[str]:
+    return [_FOR[kind] for kind in work if kind in _FOR][:3]

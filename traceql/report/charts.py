@@ -1,0 +1,171 @@
+"""Geometry of the static charts: x in percent of the width (they fit any page), y in pixels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from traceql.report import units
+from traceql.report.model import Layer, Place, Point, Roofline, StepPoint
+
+PLOT_HEIGHT = 260
+STRIP_HEIGHT = 96
+SERIES_HEIGHT = 150
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A labelled position on an axis."""
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One column: its whole height and the filled part of it, from the bottom."""
+
+    x: float
+    width: float
+    top: float
+    fill_top: float | None
+    text: str
+    kind: str
+    place: Place
+
+
+@dataclass(frozen=True)
+class Columns:
+    """A column chart with an axis in one unit."""
+
+    bars: tuple[Bar, ...]
+    ticks: tuple[Tick, ...]
+    height: int
+    unit: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """A straight line with a text at its end."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A GEMM shape: radius by share of the GEMM time."""
+
+    x: float
+    y: float
+    radius: float
+    kind: str
+    text: str
+    label: str
+
+
+@dataclass(frozen=True)
+class RooflineChart:
+    """Log-log: FLOP per byte to the right, TFLOP/s upwards."""
+
+    dots: tuple[Dot, ...]
+    roofs: tuple[Line, ...]
+    ridges: tuple[Tick, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    height: int = PLOT_HEIGHT
+
+
+def series(points: Sequence[StepPoint]) -> Columns:
+    """Period of each step as a column, its GPU busy time filled."""
+    columns = [(p.period_ms, p.busy_ms, p.label, p.kind, p.place) for p in points]
+    return _columns(columns, 1e6, SERIES_HEIGHT)
+
+
+def strip(layers: Sequence[Layer]) -> Columns:
+    """Wall time of each layer as a column, GPU busy time filled."""
+    columns = [(float(la.dur_ns), float(la.busy_ns), la.text, "layer", la.place) for la in layers]
+    return _columns(columns, 1.0, STRIP_HEIGHT)
+
+
+def _columns(values: list[tuple[float, float | None, str, str, Place]], ns_each: float, height: int) -> Columns:
+    """``values``: (whole, filled part or None, text, kind, place), whole and part in units of ``ns_each`` ns."""
+    largest = max((whole for whole, *_ in values), default=0.0) or 1.0
+    scale = units.scale("ns", [largest * ns_each], comfortable=1.0)
+    top = _ceiling(largest * ns_each / scale.factor)
+    full = top * scale.factor / ns_each
+    slot = 100 / max(len(values), 1)
+    gap = 0.14 * slot if len(values) > 1 else 0.0
+    bars = tuple(
+        Bar(
+            x=i * slot + gap / 2,
+            width=slot - gap,
+            top=height * (1 - whole / full),
+            fill_top=None if part is None else height * (1 - min(part, whole) / full),
+            text=text,
+            kind=kind,
+            place=place,
+        )
+        for i, (whole, part, text, kind, place) in enumerate(values)
+    )
+    ticks = tuple(Tick(height * (1 - share), units.number(top * share)) for share in (0.0, 0.5, 1.0))
+    return Columns(bars, ticks, height, scale.unit)
+
+
+def _ceiling(value: float) -> float:
+    """The next round number: 1, 1.5, 2, 3, 4, 5, 6, 8 or 10 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(power * step for step in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if power * step >= value * 0.999)
+
+
+def roofline(data: Roofline) -> RooflineChart:
+    """The chart of ``data``; without known peaks, the points alone."""
+    tops = [peak for _, peak in data.peaks]
+    bandwidth = data.bandwidth_tb_per_s
+    ridges = [peak / bandwidth for peak in tops] if bandwidth else []
+    xs = [p.intensity for p in data.points] + ridges
+    ys = [p.tflops for p in data.points] + tops
+    left, right = _decades(xs)
+    bottom, top = _decades(ys)
+
+    def x_of(value: float) -> float:
+        return 100 * (math.log10(value) - left) / (right - left)
+
+    def y_of(value: float) -> float:
+        return PLOT_HEIGHT * (1 - (math.log10(value) - bottom) / (top - bottom))
+
+    roofs = []
+    if bandwidth:
+        reach = max(ridges, default=10.0**right)
+        low = max(10.0**left, 10.0**bottom / bandwidth)
+        slope = f"{units.number(bandwidth)} TB/s"
+        roofs.append(Line(x_of(low), y_of(low * bandwidth), x_of(reach), y_of(reach * bandwidth), slope))
+        for (dtype, peak), ridge in zip(data.peaks, ridges, strict=True):
+            label = f"{dtype} {units.number(peak)} TFLOP/s"
+            roofs.append(Line(x_of(ridge), y_of(peak), 100.0, y_of(peak), label))
+    return RooflineChart(
+        dots=tuple(_dot(p, x_of(p.intensity), y_of(p.tflops)) for p in reversed(data.points)),
+        roofs=tuple(roofs),
+        ridges=tuple(Tick(x_of(r), f"ridge {units.number(r)} FLOP/B") for r in ridges),
+        x_ticks=tuple(Tick(x_of(10.0**d), _power(d)) for d in range(left, right + 1)),
+        y_ticks=tuple(Tick(y_of(10.0**d), _power(d)) for d in range(bottom, top + 1)),
+    )
+
+
+def _dot(point: Point, x: float, y: float) -> Dot:
+    return Dot(x, y, 4 + 1.4 * math.sqrt(point.share_pct), point.bound, point.text, point.label)
+
+
+def _decades(values: Sequence[float]) -> tuple[int, int]:
+    """The powers of ten around ``values``, at least one apart."""
+    logs = [math.log10(v) for v in values if v > 0] or [0.0]
+    low, high = math.floor(min(logs)), math.ceil(max(logs))
+    return low, max(high, low + 1)
+
+
+def _power(exponent: int) -> str:
+    return f"{10**exponent:,}" if exponent >= 0 else f"{10.0**exponent:g}"

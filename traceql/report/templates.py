@@ -1,0 +1,39 @@
+"""The Jinja environment of the report's templates: everything from outside is escaped."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+
+@cache
+def environment() -> Environment:
+    """Templates of the package ``traceql.templates``; HTML ones escape what they are given."""
+    from traceql.report import charts, markdown
+
+    made = Environment(
+        loader=FunctionLoader(source),
+        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    made.filters["coord"] = _coordinate
+    made.filters["md"] = markdown.escaped
+    made.filters["code"] = markdown.code
+    made.filters["md_table"] = markdown.table
+    made.globals["charts"] = charts
+    return made
+
+
+def source(name: str) -> str:
+    """Text of a template, style sheet or script."""
+    return files("traceql.templates").joinpath(name).read_text(encoding="utf-8")
+
+
+def _coordinate(value: float) -> str:
+    """A coordinate without a tail of digits."""
+    return f"{value:.2f}".rstrip("0").rstrip(".")
