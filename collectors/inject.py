@@ -19,7 +19,9 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any
 
 VARIABLE = "TRACEQL_INJECT"
 MAIN_VARIABLE = "TRACEQL_INJECT_MAIN"
@@ -53,11 +55,11 @@ class Recorder:
         self.options = options
         self.pid = os.getpid()
         self.is_main = os.environ.setdefault(MAIN_VARIABLE, str(self.pid)) == str(self.pid)
-        self._profiler = None
+        self._profiler: Any = None
         self._written = False
         self._steps = 0
         self._last_ns = 0
-        self._periods_us: list = []
+        self._periods_us: list[int] = []
 
     def log(self, event: str, **details: object) -> None:
         """Append one line to this process's event file."""
@@ -129,17 +131,15 @@ class Recorder:
         others = [name for name in os.listdir(self.options.folder) if name.endswith(".trace.json.gz")]
         return self.is_main and not others
 
-    def _write(self, profiler: object) -> None:
+    def _write(self, profiler: Any) -> None:
         if self._written:
             return
         self._written = True
         rank = os.environ.get("RANK", "")
         label = f"-rank{rank}" if rank.isdigit() else "" if self.is_main else f"-pid{self.pid}"
         path = os.path.join(self.options.folder, f"torch{label}.trace.json.gz")
-        unfinished = path.replace("torch", ".unfinished-torch", 1) if os.sep not in path else os.path.join(
-            self.options.folder, f".unfinished-{self.pid}.json.gz"
-        )
-        profiler.export_chrome_trace(unfinished)  # type: ignore[attr-defined]
+        unfinished = os.path.join(self.options.folder, f".unfinished-{self.pid}.json.gz")
+        profiler.export_chrome_trace(unfinished)
         os.replace(unfinished, path)
         self.log("written", file=os.path.basename(path), steps=self._steps)
 
@@ -147,11 +147,11 @@ class Recorder:
 class _AfterImport(importlib.abc.MetaPathFinder):
     """Calls back once when a module has been imported."""
 
-    def __init__(self, name: str, then) -> None:  # type: ignore[no-untyped-def]
+    def __init__(self, name: str, then: Callable[[Any], None]) -> None:
         self._name = name
         self._then = then
 
-    def find_spec(self, fullname, path=None, target=None):  # type: ignore[no-untyped-def]
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
         if fullname != self._name:
             return None
         sys.meta_path.remove(self)
@@ -168,7 +168,7 @@ class _AfterImport(importlib.abc.MetaPathFinder):
         return spec
 
 
-def _guarded(recorder: Recorder, what: str, function):  # type: ignore[no-untyped-def]
+def _guarded(recorder: Recorder, what: str, function: Callable[..., Any]) -> Callable[..., None]:
     """``function`` for use inside the program: it swallows what it raises and says so in the event file."""
 
     def call(*arguments: object) -> None:
@@ -180,7 +180,7 @@ def _guarded(recorder: Recorder, what: str, function):  # type: ignore[no-untype
     return call
 
 
-def _on_torch(recorder: Recorder):  # type: ignore[no-untyped-def]
+def _on_torch(recorder: Recorder) -> Callable[..., None]:
     def then(_module: object) -> None:
         recorder.log("torch imported")
         if recorder.options.active:
@@ -212,18 +212,18 @@ def _watch_first_module(recorder: Recorder) -> None:
 
     original = Module.__call__
 
-    def first_call(module, *arguments, **keywords):  # type: ignore[no-untyped-def]
-        Module.__call__ = original  # type: ignore[method-assign]
+    def first_call(module: Any, *arguments: Any, **keywords: Any) -> Any:
+        Module.__call__ = original
         recorder.log("step on", what=type(module).__qualname__)
         ended = _guarded(recorder, "step", lambda *_: recorder.step())
         module.register_forward_hook(lambda *_: ended())
         _guarded(recorder, "start", recorder.start)()
         return original(module, *arguments, **keywords)
 
-    Module.__call__ = first_call  # type: ignore[method-assign]
+    Module.__call__ = first_call
 
 
-def _wrap(recorder: Recorder, module: object, qualified: str) -> None:
+def _wrap(recorder: Recorder, module: Any, qualified: str) -> None:
     """Make a step of each call of ``module``'s function or method."""
     *owners, name = qualified.split(".")
     owner = module
@@ -234,7 +234,7 @@ def _wrap(recorder: Recorder, module: object, qualified: str) -> None:
     ended = _guarded(recorder, "step", recorder.step)
     start = _guarded(recorder, "start", recorder.start)
 
-    def call(*arguments, **keywords):  # type: ignore[no-untyped-def]
+    def call(*arguments: Any, **keywords: Any) -> Any:
         nonlocal started
         if not started:
             started = True
@@ -251,7 +251,7 @@ def _wrap(recorder: Recorder, module: object, qualified: str) -> None:
 
 def _watch_main(recorder: Recorder, qualified: str) -> None:
     """Make a step of each return of a function of the script itself, which cannot be wrapped before it runs."""
-    monitoring = getattr(sys, "monitoring", None)
+    monitoring: Any = getattr(sys, "monitoring", None)
     if monitoring is None:
         recorder.log("error", where="step", error="a function of __main__ needs Python 3.12; name forward or module:function")
         return
@@ -261,7 +261,7 @@ def _watch_main(recorder: Recorder, qualified: str) -> None:
     start = _guarded(recorder, "start", recorder.start)
     step = _guarded(recorder, "step", recorder.step)
 
-    def on_start(code, _offset):  # type: ignore[no-untyped-def]
+    def on_start(code: Any, _offset: int) -> Any:
         main = sys.modules.get("__main__")
         if code.co_qualname == qualified and code.co_filename == getattr(main, "__file__", None):
             recorder.log("step on", what=qualified)
@@ -270,7 +270,7 @@ def _watch_main(recorder: Recorder, qualified: str) -> None:
             start()
         return monitoring.DISABLE
 
-    def on_return(_code, _offset, _value):  # type: ignore[no-untyped-def]
+    def on_return(_code: Any, _offset: int, _value: Any) -> None:
         step()
 
     monitoring.register_callback(tool, events.PY_START, on_start)

@@ -19,6 +19,7 @@ SCHEMA = 1
 
 Status = Literal["running", "complete", "partial", "failed", "interrupted", "skipped"]
 Profiler = Literal["none", "torch", "nsys", "ncu"]
+FileKind = Literal["trace", "log", "data"]
 
 
 class Record(msgspec.Struct, kw_only=True):
@@ -32,7 +33,7 @@ class File(Record):
     """Relative to the run directory."""
     bytes: int
     sha256: str
-    kind: Literal["trace", "log", "data"]
+    kind: FileKind
     """trace: what analyze reads. log: a child's output. data: results and samples that belong to the stage."""
 
 
@@ -253,7 +254,7 @@ def write(folder: Path, record: Manifest | Sweep) -> None:
     write_text(folder / NAME, msgspec.json.format(msgspec.json.encode(record), indent=2).decode() + "\n")
 
 
-def describe(path: Path, run: Path, kind: Literal["trace", "log", "data"]) -> File:
+def describe(path: Path, run: Path, kind: FileKind) -> File:
     """Size and hash of one file of ``run``."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

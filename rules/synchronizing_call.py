@@ -41,7 +41,7 @@ import polars as pl
 
 from traceql.derived import api
 from traceql.derived.gap_owners import owned_gap_parts
-from traceql.derived.host_calls import caller, callers, in_step_calls
+from traceql.derived.host_calls import callers, in_step_calls
 from traceql.derived.step_costs import Median, median_steps
 from traceql.derived.steps import steps
 from traceql.finding import Finding, Severity
@@ -135,6 +135,6 @@ def _waits(trace: Trace) -> pl.DataFrame:
         in_step_calls(trace)
         .filter(pl.col("name").str.contains(api.SYNCHRONIZE))
         .join(idle, on="call_id", how="left", maintain_order="left")
-        .join(callers(trace), on="call_id", how="left", maintain_order="left")
-        .with_columns(caller(), pl.col("idle_ns", "own_ns").fill_null(0))
+        .join(callers(trace).select("call_id", "caller"), on="call_id", how="left", maintain_order="left")
+        .with_columns(pl.col("idle_ns", "own_ns").fill_null(0))
     )

@@ -11,8 +11,8 @@ import polars as pl
 
 from traceql.derived import memoised
 from traceql.derived.gpu_ops import gpu_ops
-from traceql.derived.host import host_timeline, nearest
-from traceql.derived.host_calls import user_frames
+from traceql.derived.host import nearest
+from traceql.derived.host_calls import op_callers
 from traceql.derived.layers import layer_kernels
 from traceql.derived.ops import cpu_ops, op_gpu_rows, op_instances
 from traceql.dtypes import element_size_bytes
@@ -40,9 +40,10 @@ _FORM = pl.Struct(
 def copies(trace: Trace) -> pl.DataFrame:
     """One row a device-side copy made by an operator, replayed copies included where an eager twin names them.
 
-    gpu_op_id, step_id, layer, dur_ns, kernel; op (the outermost of the copying operators around it), needed_by (the
-    operator or Python frame that called it), shape, from_strides, from_dtype, to_dtype, moved_bytes (read plus written;
-    null without shapes), host_ns (CPU time of the outermost operator, 0 in a replay), replayed.
+    gpu_op_id, step_id, layer, dur_ns, kernel; op (the outermost of the copying operators around it), caller_op and frame
+    (the operator and the Python frame that called it; null where not recorded), shape, from_strides, from_dtype,
+    to_dtype, moved_bytes (read plus written), null without shapes; host_ns (CPU time of the outermost operator, 0 in a
+    replay), replayed.
     """
     own = _launched(trace).with_columns(replayed=pl.lit(False))
     return pl.concat([own, _replayed(trace, own.columns)]).sort("gpu_op_id")
@@ -50,7 +51,6 @@ def copies(trace: Trace) -> pl.DataFrame:
 
 def _launched(trace: Trace) -> pl.DataFrame:
     ops = cpu_ops(trace)
-    outer = _outermost(ops)
     host = op_instances(trace).select(outer_id="op_id", host_ns="cpu_ns")
     forms = ops.filter(pl.col("name") == _COPY).select("input_shapes", "input_strides", "input_dtypes").unique()
     described = forms.with_columns(pl.Series("form", [copy_form(*row) for row in forms.rows()], dtype=_FORM))
@@ -58,12 +58,10 @@ def _launched(trace: Trace) -> pl.DataFrame:
         ops.filter(pl.col("name") == _COPY)
         .join(described, on=["input_shapes", "input_strides", "input_dtypes"], how="left", nulls_equal=True)
         .unnest("form")
-        .join(outer, on="op_id")
+        .join(_outermost(trace), on="op_id")
         .join(host, on="outer_id", how="left")
-        .select(
-            "op_id", "op", "needed_by", "host_ns", "shape", "from_strides", "from_dtype", "to_dtype", "moved_bytes",
-        )
-    )  # fmt: skip
+        .select("op_id", "op", "caller_op", "frame", "host_ns", *_FORM.to_schema())
+    )
     on_device = (pl.col("kind") == "kernel") | pl.col("name").is_in(["memcpy DtoD"])
     layer = layer_kernels(trace).select("layer", source_id="kernel_id", kind=pl.lit("kernel"))
     return (
@@ -72,8 +70,8 @@ def _launched(trace: Trace) -> pl.DataFrame:
         .join(copying, on="op_id")
         .join(layer, on=["source_id", "kind"], how="left")
         .select(
-            "gpu_op_id", "step_id", "layer", "dur_ns", pl.col("name").alias("kernel"), "op", "needed_by", "shape",
-            "from_strides", "from_dtype", "to_dtype", "moved_bytes", "host_ns",
+            "gpu_op_id", "step_id", "layer", "dur_ns", pl.col("name").alias("kernel"), "op", "caller_op", "frame",
+            *_FORM.to_schema(), "host_ns",
         )
     )  # fmt: skip
 
@@ -100,9 +98,41 @@ def _replayed(trace: Trace, columns: list[str]) -> pl.DataFrame:
     )
 
 
-def _outermost(ops: pl.DataFrame) -> pl.DataFrame:
-    """op_id → the outermost operator of the copying chain it ends (``outer_id``, ``op``) and who called that one."""
+def _outermost(trace: Trace) -> pl.DataFrame:
+    """op_id → ``outer_id`` and ``op``, the outermost operator of the copying chain around it (or itself), the operator
+    that called that one (``caller_op``) and the Python frame around it."""
+    ops = cpu_ops(trace)
     parent = ops["parent_id"].fill_null(-1).to_numpy()
-    chain = ops["name"].is_in(_ON_BEHALF).to_numpy()
-    top = nearest(chain & ~np.append(chain, False)[parent], parent, itself=True)
-"""
+    copying = ops["name"].is_in(_ON_BEHALF).to_numpy()
+    top = nearest(copying & ~np.append(copying, False)[parent], parent, itself=True)
+    found = ops.select("op_id", outer_id=pl.Series(top, dtype=pl.Int64)).filter(copying)
+    names = ops.select(outer_id="op_id", op="name", caller_id="parent_id")
+    callers = ops.select(caller_id="op_id", caller_op="name")
+    frames = op_callers(trace).select("frame", outer_id="op_id")
+    return (
+        found.join(names, on="outer_id", how="left")
+        .join(callers, on="caller_id", how="left")
+        .join(frames, on="outer_id", how="left")
+        .drop("caller_id")
+    )
+
+
+def copy_form(shapes: str | None, strides: str | None, dtypes: str | None) -> dict[str, Any] | None:
+    """Shape, source layout, types and bytes moved of an ``aten::copy_`` with these recorded inputs; None when they do not
+    tell. Its first input is the target, the second the source."""
+    try:
+        (target, source), types = json.loads(shapes or "null")[:2], json.loads(dtypes or "null")
+        layout = json.loads(strides)[1] if strides else None
+        to_dtype, from_dtype = (str(t).removeprefix("c10::") for t in types[:2])
+        count, read = prod(target), prod(source)
+    except (ValueError, TypeError, IndexError):
+        return None
+    sizes = [element_size_bytes(t) for t in (to_dtype, from_dtype)]
+    moved = None if None in sizes else round(sizes[0] * count + sizes[1] * read)  # type: ignore[operator]
+    return {
+        "shape": json.dumps(target),
+        "from_strides": None if layout is None else json.dumps(layout),
+        "from_dtype": from_dtype,
+        "to_dtype": to_dtype,
+        "moved_bytes": moved,
+    }

@@ -8,15 +8,15 @@ import polars as pl
 from traceql.derived import api, memoised
 from traceql.derived.host import host_timeline, nearest
 from traceql.derived.launches import launches
-from traceql.derived.steps import step_of_time
+from traceql.derived.steps import marks, step_of_time
 from traceql.trace import Trace
 
 _STAGED_BYTES = 64 * 1024
 """Host-to-device copies up to this size return once staged, without waiting: CUDA programming guide, "Asynchronous
 Concurrent Execution"."""
 
-_USER_FRAME = r"\.py\(\d+\): "
-_LIBRARY_FRAME = r"(?:^|/)(?:torch|threading|contextlib|functools)(?:/|\.py)"
+_FRAME = r"\.py\(\d+\): "
+_LIBRARY = r"(?:^|/)(?:torch|threading|contextlib|functools)(?:/|\.py)"
 """Frames that call on somebody's behalf."""
 
 
@@ -54,29 +54,35 @@ def blocking_copies(trace: Trace) -> pl.DataFrame:
 
 
 @memoised
-def callers(trace: Trace) -> pl.DataFrame:
-    """call_id → who made the call: ``op`` (outermost operator around it), ``frame`` (innermost Python frame around that
-    which is neither built-in nor torch's own), ``range`` (innermost named range), each null when not recorded."""
+def _around(trace: Trace) -> pl.DataFrame:
+    """For every activity: kind, source_id and what is around it: ``op`` (outermost operator), ``frame`` (innermost Python
+    frame that is neither built-in nor torch's own), ``range`` (innermost named range that is no step); null when not
+    recorded."""
     activities = host_timeline(trace).activities
     parent = activities["parent"].to_numpy()
     kind, name = activities["kind"], activities["name"]
-    in_op_above = np.append(activities["in_op"].to_numpy(), False)[parent]
-    top_op = (kind == "op").to_numpy() & ~in_op_above
-    frame = ((kind == "python") & name.str.contains(_USER_FRAME) & ~name.str.contains(_LIBRARY_FRAME)).to_numpy()
-    named = (kind == "range").to_numpy()
-    around = {
-        label: name.gather(pl.Series(nearest(mask, parent), dtype=pl.Int64).replace(-1, None))
-        for label, mask in (("op", top_op), ("frame", frame), ("range", named))
+    op_above = np.append(activities["in_op"].to_numpy(), False)[parent]
+    masks = {
+        "op": (kind == "op").to_numpy() & ~op_above,
+        "frame": ((kind == "python") & name.str.contains(_FRAME) & ~name.str.contains(_LIBRARY)).to_numpy(),
+        "range": ((kind == "range") & ~name.is_in(marks(trace)["name"].implode())).to_numpy(),
     }
-    return (
-        activities.select("kind", call_id="source_id")
-        .with_columns(**around)
-        .filter(pl.col("kind") == "runtime")
-        .drop("kind")
+    return activities.select("kind", "source_id").with_columns(
+        name.gather(pl.Series(nearest(mask, parent), dtype=pl.Int64).replace(-1, None)).alias(label)
+        for label, mask in masks.items()
     )
 
 
-def caller() -> pl.Expr:
-    """The most telling of ``callers``' columns, as ``caller``."""
-    with_op = pl.concat_str("op", pl.lit(" in "), "frame")
-    return pl.coalesce(with_op, "frame", "op", "range").alias("caller")
+@memoised
+def callers(trace: Trace) -> pl.DataFrame:
+    """call_id → ``op``, ``frame`` and ``range`` around the API call, and ``caller``, the most telling of them."""
+    return _around(trace).filter(pl.col("kind") == "runtime").select(
+        "op", "frame", "range", call_id="source_id",
+        caller=pl.coalesce(pl.concat_str("op", pl.lit(" in "), "frame"), "frame", "op", "range"),
+    )  # fmt: skip
+
+
+@memoised
+def op_callers(trace: Trace) -> pl.DataFrame:
+    """op_id → ``frame`` and ``range`` around the operator call."""
+    return _around(trace).filter(pl.col("kind") == "op").select("frame", "range", op_id="source_id")

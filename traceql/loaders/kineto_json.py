@@ -23,7 +23,7 @@ from traceql.errors import UnreadableTraceError
 from traceql.loaders import files
 from traceql.trace import Problem
 
-_FAMILY_OF_CATEGORY = {
+FAMILY_OF_CATEGORY = {
     "kernel": "kernel", "Kernel": "kernel",
     "gpu_memcpy": "memcpy", "Memcpy": "memcpy",
     "gpu_memset": "memset", "Memset": "memset",
@@ -47,7 +47,7 @@ _COLLECTIVE_KEYS = {
     "collective": "Collective name", "collective_dtype": "dtype", "in_elements": "In msg nelems",
     "out_elements": "Out msg nelems", "group": "Process Group Name", "group_size": "Group size",
 }  # fmt: skip
-_ARGUMENTS: dict[str, dict[str, str]] = {
+ARGUMENTS: dict[str, dict[str, str]] = {
     "kernel": {
         **_GPU_KEYS, "registers_per_thread": "registers per thread", "shared_memory_bytes": "shared memory",
         "occupancy_pct": "est. achieved occupancy %", "grid": "grid", "block": "block", **_COLLECTIVE_KEYS,
@@ -68,10 +68,10 @@ _ARGUMENTS: dict[str, dict[str, str]] = {
 }  # fmt: skip
 """Family → its argument columns → the key in an event's ``args``."""
 
-_TEXT = {"collective", "collective_dtype", "group"}
-_JSON_TEXT = {"input_shapes", "input_strides", "input_dtypes"}
-_FLOAT = {"occupancy_pct"}
-_TRIPLES = {"grid": ("grid_x", "grid_y", "grid_z"), "block": ("block_x", "block_y", "block_z")}
+TEXT = {"collective", "collective_dtype", "group"}
+JSON_TEXT = {"input_shapes", "input_strides", "input_dtypes"}
+FLOAT = {"occupancy_pct"}
+TRIPLES = {"grid": ("grid_x", "grid_y", "grid_z"), "block": ("block_x", "block_y", "block_z")}
 
 
 def family_schema(family: str) -> pl.Schema:
@@ -79,17 +79,17 @@ def family_schema(family: str) -> pl.Schema:
     columns: dict[str, pl.DataType] = {
         "name": pl.String(), "pid": pl.Int64(), "tid": pl.Int64(), "start_ns": pl.Int64(), "dur_ns": pl.Int64(),
     }  # fmt: skip
-    for column in _ARGUMENTS[family]:
-        if column in _TRIPLES:
-            columns.update(dict.fromkeys(_TRIPLES[column], pl.Int64()))
-        elif column in _TEXT or column in _JSON_TEXT:
+    for column in ARGUMENTS[family]:
+        if column in TRIPLES:
+            columns.update(dict.fromkeys(TRIPLES[column], pl.Int64()))
+        elif column in TEXT or column in JSON_TEXT:
             columns[column] = pl.String()
         else:
-            columns[column] = pl.Float64() if column in _FLOAT else pl.Int64()
+            columns[column] = pl.Float64() if column in FLOAT else pl.Int64()
     return pl.Schema(columns)
 
 
-FAMILIES = tuple(_ARGUMENTS)
+FAMILIES = tuple(ARGUMENTS)
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,9 @@ class KinetoFile:
     problems: tuple[Problem, ...] = ()
 
 
-_KEYS = sorted({key for family in _ARGUMENTS.values() for key in family.values()})
+_KEYS = sorted({key for family in ARGUMENTS.values() for key in family.values()})
 _ATTRIBUTE = {key: re.sub(r"\W+", "_", key).strip("_").lower() for key in _KEYS}
-_RAW_KEYS = {key for family in _ARGUMENTS.values() for column, key in family.items() if column in _JSON_TEXT}
+_RAW_KEYS = {key for family in ARGUMENTS.values() for column, key in family.items() if column in JSON_TEXT}
 _EMPTY = msgspec.Raw(b"")
 
 _Args = msgspec.defstruct(
@@ -146,9 +146,9 @@ def parse(path: Path) -> KinetoFile:
     problems: list[Problem] = []
     try:
         header, events = _decode_whole(data)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         header, events, problems = _recover(path, data)
-    if not events:
+    if not any(event.ph is not None for event in events):
         raise UnreadableTraceError(f"{path}: {_what_it_looks_like(data)}")
     if content.truncated and not any(p.kind == "truncated" for p in problems):
         problems.append(Problem("truncated", "the gzip stream ends early"))
@@ -227,11 +227,11 @@ def _decode_piece(piece: bytes, *, last: bool) -> tuple[_Event | None, int]:
     text = piece.rstrip(b" \t\r\n,")
     try:
         return _DECODE_EVENT.decode(text), len(text)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     if not last and not text.endswith(b"}"):
         return None, 0
-    lenient = text.decode("utf-8", "replace")
+    lenient = text.decode("utf-8", "surrogateescape")  # keeps the byte count; the surrogates are replaced later
     try:
         value, stop = json.JSONDecoder(strict=False, parse_float=str, parse_constant=lambda _: None).raw_decode(lenient)
     except (ValueError, RecursionError):
@@ -239,7 +239,7 @@ def _decode_piece(piece: bytes, *, last: bool) -> tuple[_Event | None, int]:
     rest = lenient[stop:].strip()
     if not isinstance(value, dict) or (rest and not (last and rest[0] in "],")):
         return None, 0
-    return _event_from(value), len(lenient[:stop].encode("utf-8", "replace"))
+    return _event_from(value), len(lenient[:stop].encode("utf-8", "surrogateescape"))
 
 
 def _event_from(value: dict[str, Any]) -> _Event:
@@ -283,7 +283,7 @@ def _what_it_looks_like(data: bytes) -> str:
         return f"not JSON (starts with {data.lstrip()[:24]!r}); {want}"
     try:
         value = msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return f"JSON without one whole trace event; {want}, record it again"
     if isinstance(value, list):
         return f'a JSON array of {len(value)} items, none a trace event (no "ph"); {want}'
@@ -305,7 +305,7 @@ def _what_it_looks_like(data: bytes) -> str:
 def _frames(events: list[_Event]) -> tuple[dict[str, pl.DataFrame], int]:
     """A frame for each family and the number of complete events whose time could not be read."""
     by_family: dict[str, list[_Event]] = {family: [] for family in FAMILIES}
-    family_of = _FAMILY_OF_CATEGORY.get
+    family_of = FAMILY_OF_CATEGORY.get
     for event in events:
         if event.ph == "X" and isinstance(event.cat, str) and (family := family_of(event.cat)):
             by_family[family].append(event)
@@ -328,16 +328,16 @@ def _frame(family: str, events: list[_Event]) -> pl.DataFrame:
         "start_ns": nanoseconds(_digits([event.ts for event in events])),
         "dur_ns": nanoseconds(_digits([event.dur for event in events])),
     }
-    for column, key in _ARGUMENTS[family].items():
+    for column, key in ARGUMENTS[family].items():
         values = list(map(attrgetter(_ATTRIBUTE[key]), args))
-        if column in _TRIPLES:
-            for axis, name in enumerate(_TRIPLES[column]):
+        if column in TRIPLES:
+            for axis, name in enumerate(TRIPLES[column]):
                 columns[name] = _integers([_item(value, axis) for value in values])
-        elif column in _JSON_TEXT:
+        elif column in JSON_TEXT:
             columns[column] = _digits(values)
         else:
             convert: Callable[[list[Any]], pl.Series] = (
-                _texts if column in _TEXT else _floats if column in _FLOAT else _integers
+                _texts if column in TEXT else _floats if column in FLOAT else _integers
             )
             columns[column] = convert(values)
     return pl.DataFrame(columns, schema=family_schema(family))

@@ -16,16 +16,18 @@ import numpy as np
 from numba import njit
 
 from traceql.loaders.kineto_scan_layout import (
-    ARGUMENTS, AT_LIMIT, BROKEN, CATEGORY, CLOSED, EVENTS, EVERYTHING, FLOAT, FULL, INTEGER, ALIGNED, LAST_START, NULL, ODD, PHASE, PHASES,
-    POSITION, RAW, SKIP, SKIPPED, SPECIAL_TEXTS, TEXT, TEXTS, TIME, TRIPLE,
+    ALIGNED, ARGUMENTS, AT_LIMIT, BROKEN, CLOSED, COMPLETE, EVENTS, EVERYTHING, FAMILY, FLOAT, FULL, INTEGER,
+    KNOWN_START, LAST_START, LENGTH_MIX, NO_ROOM, NULL, OBJECTS, ODD, PHASE, PHASE_KEYS, PHASES, POSITION, RAW, SKIP, SKIPPED,
+    SPECIAL, SPECIAL_TEXTS, TEXT, TEXTS, TIME, TOUCHED, TRIPLE,
 )  # fmt: skip
 from traceql.loaders.kineto_scan_vectors import BLOCK, phase_bytes, plain_bytes, space_bytes, word_at
 
 MAX_DEPTH = 60  # containers in containers; one bit each in a 64-bit word
 MAX_KEY = 32  # bytes of the longest key the tables use, in whole words
 MAX_ODD_EVENT = 1 << 24  # an event that long is a file with its quotes out of step
+MAX_ALIGNED_OBJECTS = 3  # more in one event and the recovery of kineto_json may not put its pieces together
 
-_compiled = njit(nogil=True, cache=True, boundscheck=False, error_model="numpy")
+_compiled = njit(nogil=True, cache=True, boundscheck=False, error_model="numpy", _nrt=False)
 
 
 @_compiled
@@ -80,11 +82,11 @@ def plain_end(data: Any, at: int, stop: int) -> int:
 
 @_compiled
 def string_end(data: Any, at: int, stop: int, state: Any) -> int:
-    """The closing quote of the string whose text starts at ``at``; state[3] = 1 when the text is not plain.
+    """The closing quote of the string whose text starts at ``at``; state[SPECIAL] = 1 when the text is not plain.
 
     Unicode escapes are left to the strict decoder: half a surrogate pair is an error it knows about.
     """
-    state[3] = 0
+    state[SPECIAL] = 0
     while True:
         at = plain_end(data, at, stop)
         if at >= stop:
@@ -92,7 +94,7 @@ def string_end(data: Any, at: int, stop: int, state: Any) -> int:
         byte = data[at]
         if byte == 34:
             return at
-        state[3] = 1
+        state[SPECIAL] = 1
         if byte >= 128:
             at += 1
         elif byte == 92:
@@ -173,7 +175,7 @@ def after_colon(data: Any, at: int, stop: int) -> int:
 
 @_compiled
 def value_end(data: Any, at: int, stop: int, state: Any) -> int:
-    """The end of any JSON value; state[2] counts the objects in it."""
+    """The end of any JSON value; state[OBJECTS] counts the objects in it."""
     depth = 0
     objects = np.uint64(0)  # one bit a container, innermost lowest: 1 for an object
     one = np.uint64(1)
@@ -185,7 +187,7 @@ def value_end(data: Any, at: int, stop: int, state: Any) -> int:
                 return -1
             at += 1
         elif byte == 123 or byte == 91:
-            state[2] += byte == 123
+            state[OBJECTS] += byte == 123
             at = skip_space(data, at + 1, stop)
             if byte_at(data, at, stop) != byte + 2:  # not empty: } and ] are two after { and [
                 if depth == MAX_DEPTH:
@@ -248,7 +250,7 @@ def odd_end(data: Any, at: int, stop: int, state: Any) -> int:
                     break
         elif byte == 123 or byte == 91:
             depth += 1
-            state[2] += byte == 123
+            state[OBJECTS] += byte == 123
         elif byte == 125 or byte == 93:
             depth -= 1
             if depth == 0:
@@ -279,7 +281,7 @@ def slot_of(data: Any, at: int, length: int, stop: int, known: Any, level: int) 
     if length > MAX_KEY or length == 0:
         return -1
     word = word_of(data, at, length, stop)
-    mixed = (word ^ (np.uint64(length) << np.uint64(56))) * known.multipliers[level]
+    mixed = (word ^ (np.uint64(length) * np.uint64(LENGTH_MIX))) * known.multipliers[level]
     slot = np.int64(known.table[level, np.int64(mixed >> np.uint64(57))])
     if slot < 0 or known.lengths[slot] != length or known.words[slot, 0] != word:
         return -1
@@ -327,3 +329,355 @@ def keep_text(data: Any, at: int, length: int, raw: int, stop: int, space: Any) 
     space.text_lengths[code] = 2 * length + raw
     space.result[TEXTS] = code + 1
     return code
+
+
+# --- events --------------------------------------------------------------------------------------------------------
+
+
+@_compiled
+def touch(value: int, number: int, space: Any) -> bool:
+    """Set a value of the event being read; a key given twice counts with its last value."""
+    count = space.state[TOUCHED]
+    if count == len(space.touched):
+        return False
+    space.touched[count] = value
+    space.state[TOUCHED] = count + 1
+    space.values[value] = number
+    return True
+
+
+@_compiled
+def read_integer(data: Any, at: int, stop: int, value: int, space: Any) -> int:
+    """An integer, null, or a plain text, of which the first run of digits counts ("stream 7" is 7)."""
+    byte = byte_at(data, at, stop)
+    if byte == 110:
+        end = literal_end(data, at, stop)
+        return end if touch(value, NULL, space) else -1
+    end = 0
+    if byte == 34:
+        end = key_end(data, at, stop)
+        if end < 0:
+            return -1
+        while at < end and not (48 <= data[at] <= 57):
+            at += 1
+        if at == end:
+            return end + 1 if touch(value, NULL, space) else -1
+        at -= data[at - 1] == 45
+    negative = data[at] == 45
+    at += negative
+    first = at
+    number = np.uint64(0)
+    while at < stop and 48 <= data[at] <= 57 and at < first + 19:
+        number = number * np.uint64(10) + np.uint64(data[at] - 48)
+        at += 1
+    if end:
+        fits = number < np.uint64(2**63)
+        signed = np.int64(number)
+        return end + 1 if touch(value, (-signed if negative else signed) if fits else NULL, space) else -1
+    byte = byte_at(data, at, stop)
+    if at == first or at > first + 18 or (at > first + 1 and data[first] == 48) or byte in (46, 69, 101):
+        return -1
+    signed = np.int64(number)
+    return at if touch(value, -signed if negative else signed, space) else -1
+
+
+@_compiled
+def read_time(data: Any, at: int, stop: int, value: int, space: Any) -> int:
+    """Decimal microseconds as integer ns; a fourth decimal of 5 or more rounds away from zero."""
+    negative = byte_at(data, at, stop) == 45
+    at += negative
+    first = at
+    number = np.int64(0)
+    while at < stop and 48 <= data[at] <= 57 and at < first + 17:
+        number = number * 10 + (data[at] - 48)
+        at += 1
+    digits = at - first
+    if digits == 0 or digits > 16 or number > 9_223_372_036_854_774 or (digits > 1 and data[first] == 48):
+        return -1
+    decimals = 0
+    rounding = 0
+    if byte_at(data, at, stop) == 46:
+        at += 1
+        while at < stop and 48 <= data[at] <= 57:
+            if decimals < 3:
+                number = number * 10 + (data[at] - 48)
+            elif decimals == 3:
+                rounding = np.int64(data[at] >= 53)
+            decimals += 1
+            at += 1
+        # with more digits than 28 the strict decoder rounds twice
+        if decimals == 0 or (digits == 16 and decimals > 10):
+            return -1
+    byte = byte_at(data, at, stop)
+    if byte == 69 or byte == 101:
+        return -1
+    while decimals < 3:
+        number *= 10
+        decimals += 1
+    number += rounding
+    return at if touch(value, -number if negative else number, space) else -1
+
+
+@_compiled
+def read_float(data: Any, at: int, stop: int, value: int, space: Any) -> int:
+    """A short decimal, kept as the bits of its float64: an exact quotient of two exact floats rounds correctly."""
+    if byte_at(data, at, stop) == 110:
+        end = literal_end(data, at, stop)
+        return end if touch(value, NULL, space) else -1
+    end = number_end(data, at, stop)
+    if end < 0 or end - at > 16 or data[at] == 45:
+        return -1
+    number = np.int64(0)
+    scale = 1.0
+    in_fraction = False
+    while at < end:
+        byte = data[at]
+        if byte == 46:
+            in_fraction = True
+        elif byte > 57:
+            return -1
+        else:
+            number = number * 10 + (byte - 48)
+            if in_fraction:
+                scale *= 10.0
+        at += 1
+    if number > 2**53 or not touch(value, 0, space):
+        return -1
+    space.values.view(np.float64)[value] = np.float64(number) / scale
+    return end
+
+
+@_compiled
+def read_text(data: Any, at: int, stop: int, value: int, mode: int, space: Any) -> int:
+    if byte_at(data, at, stop) == 110:
+        end = literal_end(data, at, stop)
+        return end if touch(value, NULL, space) else -1
+    if byte_at(data, at, stop) != 34:
+        return -1
+    end = string_end(data, at + 1, stop, space.state)
+    if end < 0 or (mode == SPECIAL_TEXTS and space.state[SPECIAL]):
+        return -1
+    code = keep_text(data, at + 1, end - at - 1, 0, stop, space)
+    if code < 0:
+        space.state[NO_ROOM] = 1
+        return -1
+    return end + 1 if touch(value, code, space) else -1
+
+
+@_compiled
+def read_raw(data: Any, at: int, stop: int, value: int, space: Any) -> int:
+    """Any value, kept as its JSON text."""
+    end = value_end(data, at, stop, space.state)
+    if end < 0:
+        return -1
+    code = keep_text(data, at, end - at, 1, stop, space)
+    if code < 0:
+        space.state[NO_ROOM] = 1
+        return -1
+    return end if touch(value, code, space) else -1
+
+
+@_compiled
+def read_triple(data: Any, at: int, stop: int, value: int, space: Any) -> int:
+    """The first three integers of an array, missing ones null."""
+    for axis in range(3):
+        if not touch(value + axis, NULL, space):
+            return -1
+    if byte_at(data, at, stop) != 91:
+        return -1
+    at = skip_space(data, at + 1, stop)
+    axis = 0
+    while byte_at(data, at, stop) != 93:
+        byte = byte_at(data, at, stop)
+        if axis >= 3 or not (byte == 45 or 48 <= byte <= 57):
+            return -1
+        at = read_integer(data, at, stop, value + axis, space)
+        if at < 0:
+            return -1
+        at = skip_space(data, at, stop)
+        axis += 1
+        if byte_at(data, at, stop) == 44:
+            at = skip_space(data, at + 1, stop)
+            if byte_at(data, at, stop) == 93:
+                return -1
+        elif byte_at(data, at, stop) != 93:
+            return -1
+    return at + 1
+
+
+@_compiled
+def read_value(data: Any, at: int, stop: int, slot: int, mode: int, layout: Any, space: Any) -> int:
+    kind = layout.kinds[slot] if slot >= 0 else SKIP
+    if kind == SKIP:
+        return value_end(data, at, stop, space.state)
+    value = layout.values[slot]
+    if kind == INTEGER:
+        return read_integer(data, at, stop, value, space)
+    if kind == TIME:
+        return read_time(data, at, stop, value, space)
+    if kind == TEXT:
+        return read_text(data, at, stop, value, mode, space)
+    if kind == RAW:
+        return read_raw(data, at, stop, value, space)
+    if kind == TRIPLE:
+        return read_triple(data, at, stop, value, space)
+    if kind == FLOAT:
+        return read_float(data, at, stop, value, space)
+    end = key_end(data, at, stop)
+    if end < 0:
+        return -1
+    if kind == PHASE:
+        space.state[COMPLETE] = end == at + 2 and data[at + 1] == 88
+        space.state[PHASE_KEYS] += 1
+    else:
+        slot = slot_of(data, at + 1, end - at - 1, stop, layout.categories, 0)
+        space.state[FAMILY] = layout.families[slot] if slot >= 0 else -1
+    return end + 1
+
+
+@_compiled
+def read_event(data: Any, at: int, stop: int, mode: int, layout: Any, space: Any) -> int:
+    """Read the object at ``at`` into ``space.values`` and ``space.state``; -1 when the strict decoder has to."""
+    state = space.state
+    state[:] = 0
+    state[FAMILY] = -1
+    space.values[layout.time_value] = NULL
+    space.values[layout.duration_value] = NULL
+    level = 0
+    arguments = 0
+    at = skip_space(data, at + 1, stop)
+    if byte_at(data, at, stop) == 125:
+        return at + 1
+    first = True
+    while True:
+        end = key_end(data, at, stop)
+        if end < 0:
+            return -1
+        slot = slot_of(data, at + 1, end - at - 1, stop, layout.keys, level)
+        if first:
+            state[KNOWN_START] = slot >= 0
+            first = False
+        at = after_colon(data, end, stop)
+        if at < 0:
+            return -1
+        if slot >= 0 and layout.kinds[slot] == ARGUMENTS:
+            arguments += 1
+            # a second args replaces the first as a whole
+            if arguments > 1 or byte_at(data, at, stop) != 123:
+                return -1
+            state[OBJECTS] += 1
+            at = skip_space(data, at + 1, stop)
+            if byte_at(data, at, stop) != 125:
+                level = 1
+                continue
+            at += 1
+        else:
+            at = read_value(data, at, stop, slot, mode, layout, space)
+            if at < 0:
+                return -1
+        while True:
+            at = skip_space(data, at, stop)
+            byte = byte_at(data, at, stop)
+            at += 1
+            if byte == 44:
+                at = skip_space(data, at, stop)
+                break
+            if byte != 125:
+                return -1
+            if level == 0:
+                return at
+            level = 0
+
+
+@_compiled
+def keep_row(layout: Any, space: Any) -> bool:
+    """Append the event's values to the columns of its family; False when they are full."""
+    family = space.state[FAMILY]
+    if family < 0 or not space.state[COMPLETE]:
+        return True
+    if space.values[layout.time_value] == NULL or space.values[layout.duration_value] < 0:
+        space.result[SKIPPED] += 1
+        return True
+    row = space.counts[family]
+    if row == space.columns.shape[1]:
+        return False
+    for index in range(space.state[TOUCHED]):
+        value = space.touched[index]
+        column = layout.columns[family, value]
+        if column >= 0:
+            for missing in range(space.filled[column], row):
+                space.columns[column, missing] = NULL
+            space.columns[column, row] = space.values[value]
+            space.filled[column] = row + 1
+    space.counts[family] = row + 1
+    return True
+
+
+@_compiled
+def keep_odd(data: Any, at: int, stop: int, layout: Any, space: Any) -> int:
+    """Note an event for the strict decoder; its end, or -1 when its brackets or quotes do not close."""
+    state = space.state
+    state[:] = 0
+    key = skip_space(data, at + 1, stop)
+    end = key_end(data, key, stop)
+    state[KNOWN_START] = end >= 0 and slot_of(data, key + 1, end - key - 1, stop, layout.keys, 0) >= 0
+    end = odd_end(data, at, stop, state)
+    state[OBJECTS] -= 1
+    index = space.result[ODD]
+    if end < 0:
+        return -1
+    if index == len(space.odd):
+        state[NO_ROOM] = 1
+        return -1
+    space.odd[index, 0] = at
+    space.odd[index, 1] = end
+    for family in range(len(space.counts)):
+        space.odd[index, 2 + family] = space.counts[family]
+    space.result[ODD] = index + 1
+    return end
+
+
+@_compiled
+def scan(data: Any, begin: int, limit: int, stop: int, mode: int, layout: Any, space: Any) -> int:
+    """Read events from ``begin`` until one would start at or after ``limit``; returns how it ended.
+
+    ``begin`` is the first byte of an event. ``result[POSITION]`` is where the next event starts, where the array's
+    ``]`` is, or what could not be read.
+    """
+    space.filled[:] = 0
+    space.counts[:] = 0
+    space.slots[:] = -1
+    result = space.result
+    result[:] = 0
+    result[ALIGNED] = 1
+    result[LAST_START] = -1
+    at = begin
+    while at < limit:
+        result[POSITION] = at
+        if byte_at(data, at, stop) != 123:
+            return BROKEN
+        end = np.int64(-1)
+        if mode != EVERYTHING:
+            end = read_event(data, at, stop, mode, layout, space)
+            if space.state[NO_ROOM] or (end >= 0 and not keep_row(layout, space)):
+                return FULL
+            if end >= 0:
+                result[PHASES] += space.state[PHASE_KEYS]
+        if end < 0:
+            end = keep_odd(data, at, stop, layout, space)
+            if end < 0:
+                return FULL if space.state[NO_ROOM] else BROKEN
+        if not space.state[KNOWN_START] or space.state[OBJECTS] > MAX_ALIGNED_OBJECTS:
+            result[ALIGNED] = 0
+        result[EVENTS] += 1
+        result[LAST_START] = at
+        at = skip_space(data, end, stop)
+        result[POSITION] = at
+        byte = byte_at(data, at, stop)
+        if byte == 93:
+            return CLOSED
+        if byte != 44:
+            return BROKEN
+        at = skip_space(data, at + 1, stop)
+    result[POSITION] = at
+    return AT_LIMIT

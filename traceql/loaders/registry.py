@@ -33,7 +33,8 @@ def load(path: Path) -> LoadedTrace:
     except OSError as error:
         raise UnreadableTraceError(f"{path}: cannot be read ({error.strerror or error})") from error
     if not start.strip():
-        raise UnreadableTraceError(f"{path}: an empty file; {_READS}")
+        what = "a damaged gzip file" if files.is_gzip(path) else "an empty file"
+        raise UnreadableTraceError(f"{path}: {what}; {_READS}")
     if start.startswith(_SQLITE_MAGIC):
         from traceql.loaders import nsys_sqlite
 

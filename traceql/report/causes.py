@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from traceql.derived.step_costs import HOST_CAUSES
+from traceql.report import units
+from traceql.report.model import Part
+from traceql.report.names import shown
 
 LABELS: dict[str, str] = {
     "busy": "GPU busy",
@@ -55,3 +58,12 @@ def largest_loss(idle_ns: dict[str, int]) -> tuple[str, int] | None:
         return None
     phrase = max(losses, key=lambda name: losses[name])
     return phrase, losses[phrase]
+
+
+def parts(ns_by_cause: dict[str, int], whole_ns: int) -> tuple[Part, ...]:
+    """The causes in their order, with shares of ``whole_ns``."""
+    return tuple(
+        Part(shown(LABELS.get(cause, cause)), css(cause), ns, 100 * ns / max(whole_ns, 1), units.ms(ns),
+             f"{ns:,} ns")
+        for cause, ns in sorted(ns_by_cause.items(), key=lambda item: order(item[0]))
+    )  # fmt: skip

@@ -10,10 +10,10 @@ from traceql.derived.gemms import gemms
 from traceql.derived.layers import layers
 from traceql.derived.roofline import device_match
 from traceql.derived.step_costs import step_gap_parts
-from traceql.report import causes, units
+from traceql.report import causes, notes, units
 from traceql.report.evidence import column
 from traceql.report.headline import StepCost, median_steps
-from traceql.report.model import Histogram, Layer, Part, Place, Point, Roofline, Table
+from traceql.report.model import Bin, Cell, Histogram, Layer, Part, Place, Point, Roofline, Table
 from traceql.report.names import shown
 from traceql.trace import Trace
 
@@ -38,16 +38,28 @@ def gap_histogram(trace: Trace) -> Histogram | None:
         return None
     edges = [edge * 1000 for edge in _BIN_EDGES_US]
     binned = parts.with_columns(bin=pl.sum_horizontal(*(pl.col("gap_ns") >= edge for edge in edges)).cast(pl.Int64))
-    low, high = int(binned["bin"].min()), int(binned["bin"].max())  # type: ignore[arg-type]
-    sums = {(b, c): ns for b, c, ns in binned.group_by("bin", "cause").agg(pl.col("dur_ns").sum()).rows()}
+    sums: dict[int, dict[str, int]] = {}
+    for at, cause, ns in binned.group_by("bin", "cause").agg(pl.col("dur_ns").sum()).rows():
+        sums.setdefault(at, {})[cause] = ns
     counts = dict(binned.group_by("bin").agg(pl.col("gap_id").n_unique()).rows())
-    found = sorted({cause for _, cause in sums}, key=causes.order)
-    bins = range(low, high + 1)
+    totals = {at: sum(by.values()) for at, by in sums.items()}
+    fullest, everything = max(totals.values()), sum(totals.values())
+    scale = units.scale("ns", [fullest])
+    bins = range(min(totals), max(totals) + 1)
+    by_cause = binned.group_by("cause").agg(pl.col("dur_ns").sum()).rows()
     return Histogram(
-        bins=tuple(_bin_label(b) for b in bins),
-        series=tuple((cause, tuple(sums.get((b, cause), 0) / 1000 for b in bins)) for cause in found),
-        counts=tuple(counts.get(b, 0) for b in bins),
-        total=units.ms(sum(sums.values())),
+        bins=tuple(
+            Bin(
+                label=_bin_label(at),
+                parts=causes.parts(sums.get(at, {}), fullest),
+                total=Cell(units.number(totals.get(at, 0) / scale.factor), f"{totals.get(at, 0):,} ns"),
+                gaps=units.count(counts.get(at, 0)),
+            )
+            for at in bins
+        ),
+        unit=scale.unit,
+        causes=causes.parts(dict(by_cause), everything),
+        total=units.ms(everything),
     )
 
 
@@ -79,7 +91,7 @@ def layer_strip(trace: Trace, index: int) -> tuple[tuple[Layer, ...], str]:
     inside = int(rows["dur_ns"].sum())
     note = (
         f"{rows.height} repeats of {rows['kernels'].max()} kernels in step {step.step_id}, {units.ms(inside)} of its "
-        f"{units.ms(step.period_ns)}; what repeats is told from the kernel sequence"
+        f"{units.ms(step.period_ns)}; what repeats is told from the kernel sequence."
     )
     return strip, note
 
@@ -142,10 +154,10 @@ def kernels_scope(trace: Trace) -> str:
     """Which kernels the two tables are about."""
     step = representative(trace)
     if step is not None and trace.table("kernels").filter(pl.col("step_id") == step.step_id).height:
-        return f"kernels of step {step.step_id}, {shown(step.label)}; times are sums, streams may overlap"
+        return f"Kernels of step {step.step_id}, {shown(step.label)}; times are sums, streams may overlap."
     if trace.capabilities.graph_replays in ("opaque", "graph", "mixed"):
-        return "all kernels in the trace, none of them inside the recorded replays"
-    return "all kernels in the trace"
+        return "All kernels with a row of their own; those inside the replays were not recorded."
+    return "All kernels in the trace."
 
 
 def frame_table(title: str, frame: pl.DataFrame, keys: list[str], dropped: int = 0) -> Table:
@@ -194,8 +206,9 @@ def roofline(trace: Trace) -> Roofline | None:
         gpu=shown(gpu.name) if gpu else "",
         bandwidth_tb_per_s=gpu.bandwidth_bytes_per_s / 1e12 if gpu and gpu.bandwidth_bytes_per_s else None,
         peaks=tuple((shown(dtype), peak / 1e12) for dtype, peak in peaks.items() if peak),
-        note=shown(match.note or ""),
+        note=shown(notes.sentence(match.note)) if match.note else "",
         table=_shape_table(kept, shapes.height - kept.height),
+        bounds=tuple((k, words) for k, words in BOUNDS.items() if k in kept["bound"].fill_null("unknown").to_list()),
     )
 
 

@@ -7,7 +7,6 @@ from outside have passed ``names.shown``.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -107,12 +106,22 @@ class Chain:
 
 
 @dataclass(frozen=True)
-class Histogram:
-    """Idle time by length of gap: for each bin its label and, by cause, the µs in it."""
+class Bin:
+    """Gaps of one range of lengths; the parts' shares are of the fullest bin."""
 
-    bins: tuple[str, ...]
-    series: tuple[tuple[str, tuple[float, ...]], ...]
-    counts: tuple[int, ...]
+    label: str
+    parts: tuple[Part, ...]
+    total: Cell
+    gaps: str
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Idle time by length of gap and cause, in ``unit``; ``causes`` are the sums over all bins."""
+
+    bins: tuple[Bin, ...]
+    unit: str
+    causes: tuple[Part, ...]
     total: str
 
 
@@ -161,6 +170,22 @@ class Roofline:
     peaks: tuple[tuple[str, float], ...]
     note: str
     table: Table
+    bounds: tuple[tuple[str, str], ...]
+    """classes that occur: (key, words)"""
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """What the timeline canvas needs: ``payload`` is gzipped JSON in base64, see ``timeline.pack``.
+
+    ``first`` is the step shown at first, ``causes`` those of the gaps in it, ``dropped`` what was left out.
+    """
+
+    steps: tuple[str, ...]
+    first: int
+    causes: tuple[str, ...]
+    dropped: tuple[str, ...]
+    payload: str = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -183,7 +208,16 @@ class TraceView:
     roofline: Roofline | None
     notes: tuple[str, ...]
     provenance: tuple[Figure, ...]
-    timeline: dict[str, Any] | None = field(default=None, repr=False)
+    timeline: Timeline | None
+
+    @property
+    def sections(self) -> list[tuple[str, str]]:
+        """(id, name) of the sections this trace has, in order."""
+        present = {
+            "timeline": self.timeline, "steps": self.steps, "gaps": self.gaps, "layers": self.layers,
+            "kernels": self.categories, "roofline": self.roofline, "trace": True,
+        }  # fmt: skip
+        return [(name, name.capitalize()) for name, content in present.items() if content]
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ _METADATA = {
 def notes(trace: Trace) -> tuple[str, ...]:
     """What was lost or never recorded, one sentence each."""
     has = trace.capabilities
-    found = [shown(_sentence(problem.message)) for problem in trace.problems]
+    found = [shown(sentence(problem.message)) for problem in trace.problems]
     absent = [words for name, words in _ABSENT.items() if not getattr(has, name)]
     if absent and trace.source != "ncu":
         found.append(f"Not recorded: {', '.join(absent)}.")
@@ -74,7 +74,8 @@ def _unplaced(trace: Trace, has: Capabilities) -> list[str]:
     return found
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """``text`` with a full stop."""
     text = text.strip()
     return text if text.endswith((".", "!", "?")) else f"{text}."
 

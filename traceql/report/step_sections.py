@@ -10,7 +10,7 @@ import polars as pl
 from traceql.report import causes, units
 from traceql.report.evidence import column
 from traceql.report.headline import NOT_RECORDED, StepCost, idle_by_step, median_steps, step_label
-from traceql.report.model import Cell, Chain, Column, Part, Place, StepPoint, Table
+from traceql.report.model import Cell, Chain, Column, Place, StepPoint, Table
 from traceql.report.names import shown
 from traceql.trace import Trace
 
@@ -32,19 +32,9 @@ def _chain(step: StepCost) -> Chain:
     if not step.span_ns:
         return Chain(label, (), units.ms(step.period_ns), known=False, note="no GPU work is linked to this step")
     amounts = {"busy": step.busy_ns} | step.idle_ns
-    parts = [
-        Part(
-            label=shown(causes.LABELS.get(cause, cause)),
-            key=causes.css(cause),
-            value_ns=ns,
-            share_pct=100 * ns / step.span_ns,
-            text=units.ms(ns),
-            exact=f"{ns:,} ns",
-        )
-        for cause, ns in sorted(amounts.items(), key=lambda item: causes.order(item[0]))
-    ]
+    parts = causes.parts(amounts, step.span_ns)
     of = f"step {step.step_id}" + (f", the median of {step.steps}" if step.steps > 1 else "")
-    return Chain(label, tuple(parts), units.ms(step.span_ns), note=of)
+    return Chain(label, parts, units.ms(step.span_ns), note=of)
 
 
 _STEP_COLUMNS = {
