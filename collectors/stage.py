@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
+from traceql.errors import TraceqlError
+
 from . import child, manifest
 from .clocks import Sampler
 from .command import Command, portable, recorded_argv
@@ -19,7 +21,7 @@ from .run_directory import RunDirectory
 
 LOG = "output.log"
 
-TRACE_SUFFIXES = (".trace.json.gz", ".trace.json", ".nsys-rep", ".ncu-rep", ".qdstrm")
+TRACE_SUFFIXES = (".trace.json.gz", ".trace.json", ".nsys-rep", ".ncu-rep")
 
 
 @dataclass
@@ -104,7 +106,7 @@ def record(work: Work, run: RunDirectory, progress: Progress, *, timeout_s: floa
         stage.latency, stage.notes = done.latency, done.notes
     except KeyboardInterrupt:
         stage.status, stage.problem = "interrupted", "interrupted before it was done"
-    except Exception as error:
+    except (TraceqlError, OSError) as error:
         stage.problem = str(error)
     stage.duration_s = round(time.monotonic() - begin, 3)
     stage.clocks = sampler.clocks()

@@ -34,12 +34,11 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from traceql.derived.copy_costs import copy_costs, patterns
+from traceql.derived.copy_costs import copy_costs, pattern_row, patterns, place
 from traceql.derived.gpu_ops import gpu_ops
 from traceql.derived.step_costs import Median, median_steps
 from traceql.finding import Finding, Severity
 from traceql.rule import Rule, option
-from traceql.rules.redundant_copy import pattern_row, place
 from traceql.trace import Trace
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import polars as pl
 
 from traceql.derived import memoised
@@ -44,3 +46,40 @@ def patterns(chosen: pl.DataFrame) -> pl.DataFrame:
         )
         .sort(pl.col("cost_ns") * -1, "first_op")
     )
+
+
+def place(pattern: dict[str, Any]) -> str | None:
+    """Who asked for the copy: its Python frame without the line number, else the calling operator."""
+    frame = pattern["frame"]
+    return frame.split("(")[0] + ":" + frame.rsplit(":", 1)[1] if frame else pattern["caller_op"]
+
+
+def described(pattern: dict[str, Any]) -> str:
+    """Operator, tensor and layout of a pattern in words."""
+    text = str(pattern["op"])
+    if pattern["shape"]:
+        text += f" of {pattern['shape']}"
+        text += f" with strides {pattern['from_strides']}" if pattern["from_strides"] else ""
+    where = pattern["frame"] or pattern["caller_op"]
+    return f"{text} in {where}" if where else text
+
+
+def pattern_row(pattern: dict[str, Any]) -> dict[str, Any]:
+    """One row of the table of patterns."""
+    gpu_ns, moved = pattern["gpu_ns"], pattern["moved_bytes"]
+    return {
+        "op": pattern["op"],
+        "needed_by": pattern["frame"] or pattern["caller_op"],
+        "shape": pattern["shape"],
+        "source_strides": pattern["from_strides"],
+        "from_dtype": pattern["from_dtype"],
+        "to_dtype": pattern["to_dtype"],
+        "count": pattern["count"],
+        "layers": pattern["layers"],
+        "gpu_us": gpu_ns / 1000,
+        "host_us": pattern["host_ns"] / 1000,
+        "moved_bytes": moved or None,
+        "achieved_gb_per_s": moved / gpu_ns if moved and gpu_ns else None,
+        "kernel": pattern["kernel"],
+        "in_graph": pattern["replayed"],
+    }

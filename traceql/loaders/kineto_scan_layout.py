@@ -1,4 +1,4 @@
-"""What the compiled scanner is told: the keys and columns of ``kineto_json`` as arrays, and room to work in."""
+"""What the compiled scanner is told: the keys and columns of ``kineto_events`` as arrays, and room to work in."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from traceql.loaders import kineto_json
+from traceql.loaders import kineto_events
 
 NULL = np.int64(-(2**63))
 """Marks a missing value in an integer column. A number that large in the file makes its event odd."""
@@ -19,7 +19,7 @@ SKIP, PHASE, CATEGORY, TEXT, INTEGER, TIME, ARGUMENTS, FLOAT, RAW, TRIPLE = rang
 AT_LIMIT, CLOSED, BROKEN, FULL = range(4)
 
 # Slots of Workspace.result: where it stopped, events read, start of the last one, whether each looks like an event to
-# the recovery of kineto_json, events without a time, distinct texts, odd events, "ph" keys read.
+# the recovery of kineto_events, events without a time, distinct texts, odd events, "ph" keys read.
 POSITION, EVENTS, LAST_START, ALIGNED, SKIPPED, TEXTS, ODD, PHASES = range(8)
 
 # Slots of Workspace.state, about the event being read: its family, values set, objects inside it, whether the last
@@ -109,20 +109,20 @@ _EVENT_COLUMNS = {"name": "name", "pid": "pid", "tid": "tid", "start_ns": "ts", 
 
 
 def _kind(column: str) -> int:
-    if column in kineto_json.TRIPLES:
+    if column in kineto_events.TRIPLES:
         return TRIPLE
-    if column in kineto_json.JSON_TEXT:
+    if column in kineto_events.JSON_TEXT:
         return RAW
-    if column in kineto_json.TEXT:
+    if column in kineto_events.TEXT:
         return TEXT
-    return FLOAT if column in kineto_json.FLOAT else INTEGER
+    return FLOAT if column in kineto_events.FLOAT else INTEGER
 
 
 @cache
 def layout() -> tuple[Layout, dict[str, list[FamilyColumn]]]:
     """The scanner's tables, and for each family its columns in the order of its schema."""
     argument_kinds = {
-        key: _kind(column) for family in kineto_json.ARGUMENTS.values() for column, key in family.items()
+        key: _kind(column) for family in kineto_events.ARGUMENTS.values() for column, key in family.items()
     }  # fmt: skip
     keys = [*((0, key, kind) for key, kind in _EVENT_KEYS.items()), *((1, k, v) for k, v in argument_kinds.items())]
     values: list[int] = []
@@ -131,30 +131,30 @@ def layout() -> tuple[Layout, dict[str, list[FamilyColumn]]]:
         values.append(width)
         width += 3 if kind == TRIPLE else 1
     value_of = {(level, key): value for (level, key, _), value in zip(keys, values, strict=True)}
-    columns = np.full((len(kineto_json.FAMILIES), width), -1, np.int64)
+    columns = np.full((len(kineto_events.FAMILIES), width), -1, np.int64)
     by_family: dict[str, list[FamilyColumn]] = {}
     row = 0
-    for index, family in enumerate(kineto_json.FAMILIES):
+    for index, family in enumerate(kineto_events.FAMILIES):
         members = [(c, value_of[0, key], _EVENT_KEYS[key]) for c, key in _EVENT_COLUMNS.items()]
-        for column, key in kineto_json.ARGUMENTS[family].items():
+        for column, key in kineto_events.ARGUMENTS[family].items():
             first = value_of[1, key]
-            names = kineto_json.TRIPLES.get(column, (column,))
+            names = kineto_events.TRIPLES.get(column, (column,))
             members += [(name, first + axis, argument_kinds[key]) for axis, name in enumerate(names)]
         by_family[family] = []
         for name, value, kind in members:
             columns[index, value] = row
             by_family[family].append(FamilyColumn(name, row, kind))
             row += 1
-        if [c.name for c in by_family[family]] != list(kineto_json.family_schema(family)):
+        if [c.name for c in by_family[family]] != list(kineto_events.family_schema(family)):
             raise AssertionError(f"columns of {family} are out of step with its schema")
-    categories = list(kineto_json.FAMILY_OF_CATEGORY)
-    family_index = {family: index for index, family in enumerate(kineto_json.FAMILIES)}
+    categories = list(kineto_events.FAMILY_OF_CATEGORY)
+    family_index = {family: index for index, family in enumerate(kineto_events.FAMILIES)}
     tables = Layout(
         keys=_vocabulary([(level, key) for level, key, _ in keys], levels=2),
         categories=_vocabulary([(0, category) for category in categories], levels=1),
         kinds=np.array([kind for _, _, kind in keys], np.int64),
         values=np.array(values, np.int64),
-        families=np.array([family_index[kineto_json.FAMILY_OF_CATEGORY[c]] for c in categories], np.int64),
+        families=np.array([family_index[kineto_events.FAMILY_OF_CATEGORY[c]] for c in categories], np.int64),
         columns=columns,
         time_value=value_of[0, "ts"],
         duration_value=value_of[0, "dur"],

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from traceql.finding import Finding
 from traceql.report import headline, kernel_sections, notes, step_sections
-from traceql.report.model import TraceView
+from traceql.report.model import Card, TraceView
 from traceql.trace import Trace
 
 
-def trace_view(trace: Trace, label: str, index: int, findings: Sequence[Finding], *, timeline: bool) -> TraceView:
-    """All sections of ``trace``, the ``index``-th of the report; ``findings`` are its own."""
+def trace_view(trace: Trace, label: str, index: int, cards: Sequence[Card], *, timeline_share: float) -> TraceView:
+    """All sections of ``trace``, the ``index``-th of the report.
+
+    ``timeline_share`` is the part of the page's slices its timeline may use; 0 leaves the timeline out.
+    """
     packed = None
-    if timeline:
+    if timeline_share:
         from traceql.report.timeline import pack
 
-        packed = pack(trace, findings)
+        packed = pack(trace, index, cards, timeline_share)
     strip, strip_note = kernel_sections.layer_strip(trace, index)
     return TraceView(
         label=label,

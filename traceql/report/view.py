@@ -21,15 +21,16 @@ def build(report: Report, *, timeline: bool = True) -> View:
     """The view of ``report``; ``timeline`` also packs the GPU timelines, which only HTML shows."""
     labels = file_labels([trace.path for trace in report.traces])
     lead = headline.slowest(report.traces) if report.traces else None
-    places = {index: [f for f in report.found if f.trace == index] for index in range(len(report.traces))}
+    found = cards(report, labels)
+    share = 1 / max(len(report.traces), 1) if timeline else 0.0
     outcomes = report.rules
     return View(
         title=_title(report, labels),
         verdict=headline.verdict(lead) if lead else "No trace could be read.",
         headline=headline.figures(report, lead) if lead else (),
-        cards=cards(report, labels),
+        cards=found,
         traces=tuple(
-            trace_view(trace, label, index, places[index], timeline=timeline)
+            trace_view(trace, label, index, found, timeline_share=share)
             for index, (trace, label) in enumerate(zip(report.traces, labels, strict=True))
         ),
         ranks=ranks(report.traces, labels),

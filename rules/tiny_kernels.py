@@ -1,0 +1,158 @@
+"""
+## What it does
+Finds steps in which most launches are of kernels so short that launching them costs more than running them, and lists the
+chains of neighbouring ones that a fused kernel could replace.
+
+## Why it matters
+A kernel of 2 µs behind a launch call of 5-7 µs cannot keep the GPU busy, however well it is written. Chains of such
+kernels (norm, rotary embedding, cache write, a sampler of five launches) are what fusion is for.
+
+## How it is measured
+Of the kernels launched one by one in a step (those inside graph replays cost no launch): the ones under `max-kernel-us`.
+The rule fires when they are more than `min-launches-pct` of those launches, their launch calls together take longer than
+the kernels themselves, and at least `min-share-pct` of the step's period, in the median step of its kind. A chain is two
+or more of them in a row on one stream; equal chains are one row with a count.
+
+`max-kernel-us` is 5: launch calls of an eager SGLang decode on an H200 took 7 µs (median, profiled), 4-5 µs without a
+profiler, so a shorter kernel is over before the next can be launched. `min-share-pct` is 2 so that a graph decode, whose
+seven preparation kernels take 1 % of the step to launch, is left alone.
+
+## Known problems
+The launch call's time is the profiled one. No saving is estimated: in a launch-bound step it is part of what launch-gap
+(TQL101) counts, elsewhere fusing saves little; the launch time of all but one kernel of each chain is in the evidence.
+
+## How to fix
+Fuse the chain (torch.compile, a hand-written or library kernel: fused add + norm, fused rotary + cache write, a fused
+sampler), or capture the step in a CUDA graph.
+
+## References
+CUDA best practices guide; PyTorch documentation on `torch.compile`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from traceql.derived.gpu_ops import gpu_ops
+from traceql.derived.launches import launches
+from traceql.derived.layers import layer_kernels
+from traceql.derived.step_costs import Median, median_steps
+from traceql.finding import Finding, Severity
+from traceql.rule import Rule, option
+from traceql.trace import Trace
+
+
+class TinyKernels(Rule):
+    code = "TQL106"
+    name = "tiny-kernels"
+    summary = "Most launches are of kernels that take longer to launch than to run."
+    severity = Severity.INFO
+    needs = ("gpu_rows", "launch_links", "steps")
+
+    @dataclass(frozen=True)
+    class Options:
+        max_kernel_us: float = option(5.0, "a kernel is tiny below this duration")
+        min_launches_pct: float = option(50.0, "share of the step's kernel launches that tiny kernels must exceed")
+        min_share_pct: float = option(2.0, "share of the step period that launching them must take")
+
+    def check(self, trace: Trace, options: Options) -> Iterator[Finding]:
+        kernels = _launched_singly(trace).with_columns(tiny=pl.col("dur_ns") < options.max_kernel_us * 1000)
+        if kernels.is_empty():
+            return  # everything is replayed from graphs
+        tiny = pl.col("tiny")
+        per_step = kernels.group_by("step_id").agg(
+            many=100 * tiny.mean() > options.min_launches_pct,
+            gpu=pl.col("dur_ns").filter(tiny).sum(),
+            value=pl.col("call_ns").filter(tiny).sum(),
+        )
+        costly = per_step.filter(pl.col("many") & (pl.col("value") > pl.col("gpu")))
+        for median in median_steps(trace, costly):
+            if median.value > 0 and median.share_pct >= options.min_share_pct:
+                yield self._finding(median, kernels.filter(pl.col("step_id") == median.step_id), options)
+
+    def _finding(self, median: Median, kernels: pl.DataFrame, options: Options) -> Finding:
+        tiny = kernels.filter("tiny")
+        chains = _chains(kernels)
+        gpu_us = int(tiny["dur_ns"].sum()) / 1000
+        first = tiny.sort("start_ns").row(0, named=True)
+        rows = [_chain_row(c) for c in chains.head(10).rows(named=True)]
+        best = f"; the largest chain is {rows[0]['chain']}, {rows[0]['count']} times" if rows else ""
+        return self.finding(
+            f"{tiny.height} of {kernels.height} kernel launches in a {median.label} are of kernels under "
+            f"{options.max_kernel_us:g} µs: {median.value / 1000:,.0f} µs of launch calls for {gpu_us:,.0f} µs on the GPU{best}.",
+            key=(median.kind,),
+            subject=rows[0]["chain"] if rows else str(first["name"]),
+            step_id=median.step_id,
+            start_ns=first["start_ns"],
+            end_ns=first["end_ns"],
+            evidence={
+                "tiny_launches_per_step": tiny.height,
+                "launches_per_step": kernels.height,
+                "launch_us_per_step": median.value / 1000,
+                "gpu_us_per_step": gpu_us,
+                "share_of_period_pct": median.share_pct,
+                "launch_us_avoidable_by_fusing_chains": sum(row["avoidable_launch_us"] for row in map(_chain_row, chains.rows(named=True))),
+                "steps": median.steps,
+                "chains": rows,
+            },
+            advice=[
+                "Fuse the chains listed: torch.compile, or library kernels (fused add + norm, rotary + cache write, sampler).",
+                "A CUDA graph removes the launch calls of all of them at once.",
+            ],
+        )
+
+
+def _launched_singly(trace: Trace) -> pl.DataFrame:
+    """Kernels of the steps with a launch call of their own, with ``call_ns``, its duration, and ``layer``."""
+    calls = launches(trace).filter(pl.col("kind") == "kernel").select("launch_id", call_ns="dur_ns")
+    layer = layer_kernels(trace).select("layer", source_id="kernel_id")
+    return (
+        gpu_ops(trace)
+        .filter((pl.col("kind") == "kernel") & pl.col("step_id").is_not_null())
+        .join(calls, on="launch_id")
+        .join(layer, on="source_id", how="left")
+        .sort("device", "stream", "start_ns", "gpu_op_id")
+    )
+
+
+def _chains(kernels: pl.DataFrame) -> pl.DataFrame:
+    """Runs of two or more tiny kernels on a stream, alike ones together, most launch time first."""
+    run = (~pl.col("tiny")).cum_sum().over("device", "stream")
+    return (
+        kernels.with_columns(run=run)
+        .filter("tiny")
+        .group_by("device", "stream", "run", maintain_order=True)
+        .agg(
+            kernels=pl.len(),
+            chain=pl.col("name").str.join(" → "),
+            in_layers=pl.col("layer").is_not_null().any(),
+            gpu_ns=pl.col("dur_ns").sum(),
+            launch_ns=pl.col("call_ns").sum(),
+        )
+        .filter(pl.col("kernels") > 1)
+        .group_by("chain", maintain_order=True)
+        .agg(
+            pl.col("kernels").first(),
+            pl.col("in_layers").any(),
+            pl.col("gpu_ns", "launch_ns").sum(),
+            count=pl.len(),
+        )
+        .sort(pl.col("launch_ns") * -1, "chain")
+    )
+
+
+def _chain_row(chain: dict[str, Any]) -> dict[str, Any]:
+    launch_us = chain["launch_ns"] / 1000
+    return {
+        "chain": chain["chain"],
+        "kernels": chain["kernels"],
+        "count": chain["count"],
+        "in_layers": chain["in_layers"],
+        "gpu_us": chain["gpu_ns"] / 1000,
+        "launch_us": launch_us,
+        "avoidable_launch_us": launch_us * (chain["kernels"] - 1) / chain["kernels"],
+    }
