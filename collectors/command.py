@@ -25,7 +25,9 @@ RECORDED_VALUES = frozenset(
 )  # fmt: skip
 """Variables whose value changes what is measured and cannot name a person, host or secret."""
 
-_RELEVANT = re.compile(r"^(?:CUDA|NVIDIA|NCCL|NVSHMEM|TORCH|PYTORCH|TRITON|SGLANG|SGL|FLASHINFER|VLLM|KINETO|NSYS|OMP)_")
+_RELEVANT = re.compile(
+    r"^(?:CUDA|NVIDIA|NCCL|NVSHMEM|TORCH|PYTORCH|TRITON|SGLANG|SGL|FLASHINFER|VLLM|KINETO|NSYS|OMP)_"
+)
 
 
 @dataclass(frozen=True)
@@ -87,4 +89,6 @@ def recorded_environment(environment: Mapping[str, str]) -> dict[str, str | None
 
 def _may_record(name: str, value: str) -> bool:
     """A listed variable with a plain value: a device's UUID is not one."""
-    return name in RECORDED_VALUES and re.fullmatch(r"[A-Za-z0-9_.,:/=-]{0,64}", value) is not None and "GPU-" not in value
+    return (
+        name in RECORDED_VALUES and re.fullmatch(r"[A-Za-z0-9_.,:/=-]{0,64}", value) is not None and "GPU-" not in value
+    )

@@ -253,7 +253,9 @@ def _watch_main(recorder: Recorder, qualified: str) -> None:
     """Make a step of each return of a function of the script itself, which cannot be wrapped before it runs."""
     monitoring: Any = getattr(sys, "monitoring", None)
     if monitoring is None:
-        recorder.log("error", where="step", error="a function of __main__ needs Python 3.12; name forward or module:function")
+        recorder.log(
+            "error", where="step", error="a function of __main__ needs Python 3.12; name forward or module:function"
+        )
         return
     events = monitoring.events
     tool = monitoring.PROFILER_ID

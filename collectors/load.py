@@ -90,7 +90,9 @@ class Wave:
         ended = min((a.token_times[-1][0] for a in self.answers if a.token_times), default=0.0)
         gaps = []
         for answer in self.answers:
-            for (before, count_before), (after, count_after) in zip(answer.token_times, answer.token_times[1:], strict=False):
+            for (before, count_before), (after, count_after) in zip(
+                answer.token_times, answer.token_times[1:], strict=False
+            ):
                 if before >= begun and after <= ended and count_after > count_before:
                     gaps.append((after - before) / (count_after - count_before))
         return sorted(gaps)[len(gaps) // 2] * 1000 if gaps else None

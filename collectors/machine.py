@@ -21,14 +21,19 @@ _FIELDS = (
 def read() -> Machine:
     """GPUs, driver, links, processor. Without nvidia-smi, or when it fails, the GPU part is empty."""
     machine = Machine(
-        cpu=_cpu_name(), cpus=os.cpu_count(), memory_mib=_memory_mib(), kernel=f"{platform.system()} {platform.release()}"
+        cpu=_cpu_name(),
+        cpus=os.cpu_count(),
+        memory_mib=_memory_mib(),
+        kernel=f"{platform.system()} {platform.release()}",
     )
     if shutil.which("nvidia-smi") is None:
         return machine
     code, text = ask(["nvidia-smi", f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits"])
     if code != 0:
         return machine
-    rows = [[cell.strip() for cell in line.split(",")] for line in text.splitlines() if line.count(",") == len(_FIELDS) - 1]
+    rows = [
+        [cell.strip() for cell in line.split(",")] for line in text.splitlines() if line.count(",") == len(_FIELDS) - 1
+    ]
     machine.gpus = [
         Gpu(
             index=int(row[0]), name=row[1], memory_mib=_integer(row[2]), memory_used_mib=_integer(row[3]),

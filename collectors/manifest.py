@@ -17,16 +17,16 @@ from traceql.writing import write_text
 NAME = "manifest.json"
 SCHEMA = 1
 
-Status = Literal["running", "complete", "partial", "failed", "interrupted", "skipped"]
+Status = Literal["pending", "running", "complete", "partial", "failed", "interrupted", "skipped"]
 Profiler = Literal["none", "torch", "nsys", "ncu"]
 FileKind = Literal["trace", "log", "data"]
 
 
 class Record(msgspec.Struct, kw_only=True):
-    """Base of all structs: keyword arguments only, unknown keys of newer files are ignored."""
+    """Base of all structs; unknown keys of newer files are ignored."""
 
 
-class File(Record):
+class File(Record, kw_only=True):
     """One file of a stage."""
 
     path: str
@@ -37,7 +37,7 @@ class File(Record):
     """trace: what analyze reads. log: a child's output. data: results and samples that belong to the stage."""
 
 
-class Clocks(Record):
+class Clocks(Record, kw_only=True):
     """One GPU's clocks while a stage ran and the GPU was busy."""
 
     gpu: int
@@ -58,7 +58,7 @@ class Clocks(Record):
         return any(count * 20 > self.samples for count in self.throttle_reasons.values())
 
 
-class Latency(Record):
+class Latency(Record, kw_only=True):
     """The same workload without a profiler, in the same run."""
 
     what: str
@@ -75,7 +75,7 @@ class Latency(Record):
     """Where the figures were read: the benchmark's result file, its log, the load generator, the injected profiler."""
 
 
-class Stage(Record):
+class Stage(Record, kw_only=True):
     """One child process: a measurement, or a recording under one profiler."""
 
     name: str
@@ -99,7 +99,7 @@ class Stage(Record):
     files: list[File] = []
 
 
-class Workload(Record):
+class Workload(Record, kw_only=True):
     """What was decoded."""
 
     engine: str
@@ -123,7 +123,7 @@ class Workload(Record):
     """Options passed on to the program."""
 
 
-class Gpu(Record):
+class Gpu(Record, kw_only=True):
     """One GPU as nvidia-smi reports it."""
 
     index: int
@@ -136,7 +136,7 @@ class Gpu(Record):
     power_limit_w: float | None = None
 
 
-class Machine(Record):
+class Machine(Record, kw_only=True):
     """The hardware and its driver."""
 
     gpus: list[Gpu] = []
@@ -152,7 +152,7 @@ class Machine(Record):
     kernel: str | None = None
 
 
-class Software(Record):
+class Software(Record, kw_only=True):
     """Versions, as installed in the Python that ran the program."""
 
     python: str | None = None
@@ -164,14 +164,14 @@ class Software(Record):
     ncu: str | None = None
 
 
-class Git(Record):
+class Git(Record, kw_only=True):
     """The repository of the folder that collect was run in."""
 
     commit: str
     dirty: bool
 
 
-class Manifest(Record):
+class Manifest(Record, kw_only=True):
     """One run directory."""
 
     schema: int = SCHEMA
@@ -217,7 +217,7 @@ class Manifest(Record):
         return any(c.throttled for s in self.stages for c in s.clocks)
 
 
-class Point(Record):
+class Point(Record, kw_only=True):
     """One point of a sweep."""
 
     name: str
@@ -225,7 +225,7 @@ class Point(Record):
     status: Status
 
 
-class Sweep(Record):
+class Sweep(Record, kw_only=True):
     """A folder of run directories recorded by one command."""
 
     schema: int = SCHEMA
@@ -244,7 +244,9 @@ def read(run: Path) -> Manifest:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Manifest)
     except OSError as error:
-        raise UnreadableTraceError(f"{path}: cannot be read ({error.strerror or error}); give a run directory") from error
+        raise UnreadableTraceError(
+            f"{path}: cannot be read ({error.strerror or error}); give a run directory"
+        ) from error
     except msgspec.DecodeError as error:
         raise UnreadableTraceError(f"{path}: not a run's manifest ({error})") from error
 

@@ -71,7 +71,9 @@ def fit(tool: Tool, driver_cuda: str | None) -> Problem | None:
     return None
 
 
-def permission(params: Path = Path("/proc/driver/nvidia/params"), status: Path = Path("/proc/self/status")) -> Problem | None:
+def permission(
+    params: Path = Path("/proc/driver/nvidia/params"), status: Path = Path("/proc/self/status")
+) -> Problem | None:
     """Why the counters may not be read: the driver keeps them for administrators and this process is none."""
     try:
         restricted = re.search(r"RmProfilingAdminOnly:\s*1", params.read_text(encoding="utf-8"))

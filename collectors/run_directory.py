@@ -33,7 +33,9 @@ class RunDirectory:
         if self.final.exists() and earlier is None:
             raise CollectError(f"{self.final}: exists and holds no run; give another place with -o")
         if (self.final.exists() or self.path.exists()) and not resume:
-            raise CollectError(f"{self.final}: a run is there; give another place with -o, or go on with it with --resume")
+            raise CollectError(
+                f"{self.final}: a run is there; give another place with -o, or go on with it with --resume"
+            )
         try:
             self.final.parent.mkdir(parents=True, exist_ok=True)
             if self.final.exists():

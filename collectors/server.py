@@ -21,6 +21,7 @@ from .problems import CollectError, Problem
 from .stage import Done, Room
 
 _SETTLE_S = 2.0
+_SHOWN_PORT = 30000  # SGLang's own default, where a plan is only shown
 _POLL_S = 0.2
 _MARGIN_TOKENS = 48
 """Tokens generated beyond the recorded steps: the profiler starts a few steps after it is asked to."""
@@ -33,7 +34,7 @@ class ServerWork:
     name: str
     mode: str | None
     what: str
-    build: Callable[[int], Command] | None
+    launch: Callable[[int], Command] | None
     """Port → the server's command; None for a server that runs already."""
     port: int | None
     url: str | None
@@ -47,13 +48,20 @@ class ServerWork:
     def profiler(self) -> Profiler:
         return "torch"
 
+    def build(self, _folder: Path) -> Command:
+        """The server's command, or the request to one that runs already."""
+        if self.launch is None:
+            return Command(("POST", f"{self.url}/start_profile"))
+        return self.launch(self.port or _SHOWN_PORT)
+
     def execute(self, room: Room) -> Done:
+        """Start it if need be, measure, record, and end it if it is ours."""
         server: Child | None = None
         url = self.url or ""
-        if self.build is not None:
+        if self.launch is not None:
             port = self.port or free_port()
             require_free(port)
-            server, url = Child(self.build(port), room.log, folder=room.run), f"http://127.0.0.1:{port}"
+            server, url = Child(self.launch(port), room.log, folder=room.run), f"http://127.0.0.1:{port}"
             server.start()
         latency: Latency | None = None
         problem: Problem | None = None
@@ -74,7 +82,7 @@ class ServerWork:
                 server.stop()
         if server is None:
             outcome = Outcome(0, None, timed_out, interrupted, round(time.monotonic() - begin, 3))
-            return Done(Command(("POST", f"{url}/start_profile")), outcome, latency, problem)
+            return Done(self.build(room.folder), outcome, latency, problem)
         outcome = server.outcome(timed_out=timed_out, interrupted=interrupted)
         # that it ended because we asked it to is no failure
         return Done(server.command, outcome, latency, problem, usable=not (ended or timed_out or interrupted))

@@ -146,11 +146,14 @@ def _profiled_output(installation: Installation, profile: Profile) -> int:
     return profile.start_step + profile.steps + 1 if installation.chooses_steps else 2 * profile.start_step
 
 
-def server_command(
-    installation: Installation, workload: Workload, mode: str, model_path: str, *, port: int
-) -> Command:
+def server_command(installation: Installation, workload: Workload, mode: str, model_path: str, *, port: int) -> Command:
     """The server, listening on this machine only."""
-    argv = [installation.python, "-m", "sglang.launch_server", *_server_options(installation, workload, mode, model_path)]
+    argv = [
+        installation.python,
+        "-m",
+        "sglang.launch_server",
+        *_server_options(installation, workload, mode, model_path),
+    ]
     if mode in ("graph", "breakable"):
         option = "--cuda-graph-max-bs-decode" if installation.graph_backends else "--cuda-graph-max-bs"
         argv += [option, str(workload.batch_size)]

@@ -59,7 +59,11 @@ _NCU_CUDA: tuple[tuple[Version, Version], ...] = (
 )  # fmt: skip
 """Nsight Compute release → CUDA toolkit, from the same tables."""
 
-_NSYS_PLACES = ("/opt/nvidia/nsight-systems*/*/bin/nsys", "/opt/nvidia/nsight-systems*/bin/nsys", "/usr/local/cuda*/bin/nsys")
+_NSYS_PLACES = (
+    "/opt/nvidia/nsight-systems*/*/bin/nsys",
+    "/opt/nvidia/nsight-systems*/bin/nsys",
+    "/usr/local/cuda*/bin/nsys",
+)
 _NCU_PLACES = ("/opt/nvidia/nsight-compute/*/ncu", "/usr/local/cuda*/bin/ncu")
 
 
@@ -176,5 +180,3 @@ def _tool(name: str, places: tuple[str, ...]) -> Tool | None:
 def terminal_width_environment() -> dict[str, str]:
     """Variables that keep a child's help text from being folded in the middle of an option."""
     return {"COLUMNS": "400", "NO_COLOR": "1", "TERM": "dumb"}
-
-

@@ -61,7 +61,12 @@ class Work(Protocol):
     @property
     def what(self) -> str:
         """A few words for the progress line."""
-    def execute(self, room: Room) -> Done: ...
+
+    def build(self, folder: Path) -> Command:
+        """The command for a stage folder."""
+
+    def execute(self, room: Room) -> Done:
+        """Do it."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,11 @@ def record(work: Work, run: RunDirectory, progress: Progress, *, timeout_s: floa
     progress.start(work.name, work.what)
     room = Room(run.path, folder, folder / LOG, timeout_s, progress.tick)
     stage = Stage(
-        name=work.name, profiler=work.profiler, mode=work.mode, status="failed", started=started.isoformat(timespec="seconds")
+        name=work.name,
+        profiler=work.profiler,
+        mode=work.mode,
+        status="failed",
+        started=started.isoformat(timespec="seconds"),
     )
     sampler = Sampler(folder, gpus)
     try:

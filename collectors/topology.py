@@ -38,7 +38,9 @@ def parse(text: str) -> Topology:
         if row is header or not re.match(r"GPU\d+$", name):
             continue
         cells = dict(zip(names, [cell.strip() for cell in row], strict=False))
-        links[name] = {other: link for other, link in cells.items() if re.match(r"GPU\d+$", other) and link not in ("", "X")}
+        links[name] = {
+            other: link for other, link in cells.items() if re.match(r"GPU\d+$", other) and link not in ("", "X")
+        }
         if cells.get("NUMA Affinity"):
             numa[name] = cells["NUMA Affinity"]
     return Topology(links, numa)

@@ -50,12 +50,16 @@ def problem(reported: list[dict[str, object]], options: inject.Options) -> Probl
         )
     if "too few steps" in names:
         wanted = options.skip + options.warmup + options.active
-        return Problem(f"the program ended before the steps to record (needs more than {wanted})", "lower --skip or --steps")
+        return Problem(
+            f"the program ended before the steps to record (needs more than {wanted})", "lower --skip or --steps"
+        )
     if options.active and "step on" not in names:
         return Problem(f"no step was seen: {options.step_on} was never called", "name what ends a step with --step-on")
     if "not written" in names:
         return Problem("no process of the program used the GPU", "check that it runs on the GPU")
-    return Problem("the program ended without letting its profiler finish", "end it normally; os._exit and SIGKILL do not")
+    return Problem(
+        "the program ended without letting its profiler finish", "end it normally; os._exit and SIGKILL do not"
+    )
 
 
 def latency(reported: list[dict[str, object]]) -> manifest.Latency | None:
@@ -72,3 +76,8 @@ def remove_unfinished(folder: Path) -> None:
     """Remove half-written traces, which would be taken for traces."""
     for path in folder.glob(".unfinished-*"):
         path.unlink(missing_ok=True)
+
+
+def remove_injected(scratch: Path) -> None:
+    """Remove the injected files once the program is over."""
+    shutil.rmtree(scratch, ignore_errors=True)

@@ -1,26 +1,26 @@
 """
 ## What it does
-Finds operators whose own host time is many times the GPU time of the work they launch, in steps where the host is the
-slower side.
+Finds operators whose own host time is many times the GPU time of the work they launch, in steps where the host is
+the slower side.
 
 ## Why it matters
-An op that takes 44 µs on the host for 3 µs on the GPU holds up everything behind it once the queue is empty. A handful
-of such ops, once a layer, is where an eager step's time goes.
+An op that takes 44 µs on the host for 3 µs on the GPU holds up everything behind it once the queue is empty. A
+handful of such ops, once a layer, is where an eager step's time goes.
 
 ## How it is measured
 For each operator name, over the calls inside steps: self CPU time with its own API calls (duration minus child
 operators, profiler overhead taken out) over the GPU time of the rows launched by it and not by a child. It is an
-outlier over `min-ratio`, when that CPU time is at least `min-cpu-share-pct` of the steps' host time, and only where the
-steps' host path (host time not spent waiting for the GPU) is longer than their GPU busy time. The robust z-score is of
-the logarithm of the ratio, against the trace's other operators (median and MAD).
+outlier over `min-ratio`, when that CPU time is at least `min-cpu-share-pct` of the steps' host time, and only where
+the steps' host path (host time not spent waiting for the GPU) is longer than their GPU busy time. The robust
+z-score is of the logarithm of the ratio, against the trace's other operators (median and MAD).
 
 ## Known problems
 Operators of Python extensions that launch through ctypes or TVM have no operator around the launch: their GPU work
 belongs to no op and is listed as unattributed. Profiling with stacks inflates every op's host time.
 
 ## How to fix
-Replace the op by one with less dispatch (a fused or out-variant kernel), cache what it recomputes per call, or capture it
-in a CUDA graph, where its host cost vanishes.
+Replace the op by one with less dispatch (a fused or out-variant kernel), cache what it recomputes per call, or
+capture it in a CUDA graph, where its host cost vanishes.
 
 ## References
 torch.profiler documentation on self CPU time; the definitions are in docs/definitions.md.

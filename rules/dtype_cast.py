@@ -1,19 +1,21 @@
 """
 ## What it does
-Finds tensors that are converted from one element type to another within the steps: weights cast on every use, activations
-that change type between operators, indices that change width.
+Finds tensors that are converted from one element type to another within the steps: weights cast on every use,
+activations that change type between operators, indices that change width.
 
 ## Why it matters
-A cast reads and writes the whole tensor and computes nothing. A weight that is cast in the step costs its full size in
-memory traffic once a token, on top of being read by the product.
+A cast reads and writes the whole tensor and computes nothing. A weight that is cast in the step costs its full size
+in memory traffic once a token, on top of being read by the product.
 
 ## How it is measured
-GPU rows launched inside an `aten::copy_` whose two inputs differ in type (`to`, `_to_copy`, `float()`, a `copy_` into a
-buffer of another type), each counted once for the outermost of the copying operators. The rule fires when they take at
-least `min-share-pct` of the step's period on the side that the step waits for, as for redundant-copy (TQL302).
+GPU rows launched inside an `aten::copy_` whose two inputs differ in type (`to`, `_to_copy`, `float()`, a `copy_`
+into a buffer of another type), each counted once for the outermost of the copying operators. The rule fires when
+they take at least `min-share-pct` of the step's period on the side that the step waits for, as for redundant-copy
+(TQL302).
 
-`min-share-pct` is 1: the one cast that SGLang's decode makes, logits to float32 for sampling ([64, 128256], 23 µs), is
-0.3 % of a step and harmless; a bf16 copy of a 4096 × 4096 float32 weight alone moves 100 MB, 21 µs a layer at 4.8 TB/s.
+`min-share-pct` is 1: the one cast that SGLang's decode makes, logits to float32 for sampling ([64, 128256], 23 µs),
+is 0.3 % of a step and harmless; a bf16 copy of a 4096 × 4096 float32 weight alone moves 100 MB, 21 µs a layer at
+4.8 TB/s.
 
 The estimate is the GPU time, where the GPU is the slower side.
 
@@ -21,7 +23,8 @@ The estimate is the GPU time, where the GPU is the slower side.
 Needs operator input types (recorded with shapes). Casts inside fused kernels cost next to nothing and are not seen.
 
 ## How to fix
-Cast weights once when they are loaded; keep activations in one type; build index tensors in the type the kernel takes.
+Cast weights once when they are loaded; keep activations in one type; build index tensors in the type the kernel
+takes.
 
 ## References
 PyTorch documentation, "Automatic Mixed Precision" and `torch.Tensor.to`.

@@ -1,31 +1,31 @@
 """
 ## What it does
-Finds steps in which the host needs longer to issue the work than the GPU needs to do it, and shows the overhead chain:
-Python · operator dispatch · launch calls · GPU busy · GPU idle, for the step and for one layer.
+Finds steps in which the host needs longer to issue the work than the GPU needs to do it, and shows the overhead
+chain: Python · operator dispatch · launch calls · GPU busy · GPU idle, for the step and for one layer.
 
 ## Why it matters
-Such a step runs at the speed of the host: a faster GPU, a better kernel or a smaller model changes nothing. It is the
-usual state of an eager decode step.
+Such a step runs at the speed of the host: a faster GPU, a better kernel or a smaller model changes nothing. It is
+the usual state of an eager decode step.
 
 ## How it is measured
-On the thread that makes the step's launches: the union of operators and API calls within the step, less the calls that
-wait for the GPU and less the profiler's own work. The step is launch-bound when that is longer than the GPU work of the
-step in the median step of its kind. GPU work is the busy time; of a communication kernel only the time of the shortest
-alike counts, the rest is waiting for another rank. Python time outside operators and calls is shown in the chain and not
-counted, so the verdict does not rest on the part that a profiler with stacks inflates most.
+On the thread that makes the step's launches: the union of operators and API calls within the step, less the calls
+that wait for the GPU and less the profiler's own work. The step is launch-bound when that is longer than the GPU
+work of the step in the median step of its kind. GPU work is the busy time; of a communication kernel only the time
+of the shortest alike counts, the rest is waiting for another rank. Python time outside operators and calls is shown
+in the chain and not counted, so the verdict does not rest on the part that a profiler with stacks inflates most.
 
-The chain of a layer is the median over the layers of that step: from the launch call of a layer's first kernel to that
-of the next layer's. Layers inside a graph replay have no launch calls of their own.
+The chain of a layer is the median over the layers of that step: from the launch call of a layer's first kernel to
+that of the next layer's. Layers inside a graph replay have no launch calls of their own.
 
 ## Known problems
-The profiler also slows dispatch and launch calls (an eager decode step of 13 ms took 32-36 ms with shapes and stacks):
-near the limit, compare the unprofiled step time with the GPU work. A trace without operators (Nsight Systems) shows API
-calls only, and misses steps that dispatch alone makes launch-bound. No saving is estimated here: the idle time of such a
-step is counted by launch-gap (TQL101) and step-bubble (TQL103).
+The profiler also slows dispatch and launch calls (an eager decode step of 13 ms took 32-36 ms with shapes and
+stacks): near the limit, compare the unprofiled step time with the GPU work. A trace without operators (Nsight
+Systems) shows API calls only, and misses steps that dispatch alone makes launch-bound. No saving is estimated here:
+the idle time of such a step is counted by launch-gap (TQL101) and step-bubble (TQL103).
 
 ## How to fix
-Capture the step in a CUDA graph. Otherwise fewer operators: torch.compile, fused kernels, out-variants; a larger batch
-spreads the same host time over more tokens.
+Capture the step in a CUDA graph. Otherwise fewer operators: torch.compile, fused kernels, out-variants; a larger
+batch spreads the same host time over more tokens.
 
 ## References
 PyTorch documentation, "CUDA Graphs" and "Performance Tuning Guide"; the parts are defined in docs/definitions.md.
@@ -69,17 +69,19 @@ class LaunchBoundStep(Rule):
         excess = chain.with_columns(value=pl.max_horizontal(over, pl.lit(0)).round().cast(pl.Int64))
         for median in median_steps(trace, excess):
             if median.value > 0:
-                yield self._finding(trace, median, chain.row(by_predicate=pl.col("step_id") == median.step_id, named=True))
+                yield self._finding(
+                    trace, median, chain.row(by_predicate=pl.col("step_id") == median.step_id, named=True)
+                )
 
     def _finding(self, trace: Trace, median: Median, step: dict[str, Any]) -> Finding:
         place = steps(trace).row(by_predicate=pl.col("step_id") == median.step_id, named=True)
         ms = {name: step[name] / 1e6 for name in (*_SHOWN, "issuing_ns", "gpu_work_ns")}
         waiting = step["gpu_busy_ns"] - step["gpu_work_ns"]
-        less = f" (and {waiting / 1e6:.2f} ms waiting for other ranks)" if waiting else ""
+        less = f" (and up to {waiting / 1e6:.2f} ms waiting for other ranks)" if waiting else ""
         return self.finding(
             f"The host takes {ms['issuing_ns']:.2f} ms to issue a {median.label}, the GPU {ms['gpu_work_ns']:.2f} ms to run "
             f"it{less}: dispatch {ms['dispatch_ns']:.2f} + launch calls {ms['launch_ns']:.2f} ms, beside "
-            f"{ms['python_ns']:.2f} ms of Python; the GPU is idle {ms['gpu_idle_ns']:.2f} of {median.period_ns / 1e6:.2f} ms.",
+            f"{ms['python_ns']:.2f} ms of Python; within the step the GPU is idle {ms['gpu_idle_ns']:.2f} ms.",
             key=(median.kind,),
             subject=median.label,
             step_id=median.step_id,

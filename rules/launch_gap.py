@@ -1,24 +1,28 @@
 """
 ## What it does
-Adds up the gaps in which the GPU had nothing to run because the host had not launched the next work yet, in the median
-step of each kind, and names the op, range or Python frame that the launching thread was in.
+Adds up the gaps in which the GPU had nothing to run because the host had not launched the next work yet, in the
+median step of each kind, and names the op, range or Python frame that the launching thread was in.
 
 ## Why it matters
-A decode step is hundreds of kernels of a few microseconds. When each launch costs the host more than the kernel costs
-the GPU, the step runs at the speed of Python. The gaps are the part of the step that a CUDA graph, a fused op or a
-faster scheduler gets back.
+A decode step is hundreds of kernels of a few microseconds. When each launch costs the host more than the kernel
+costs the GPU, the step runs at the speed of Python. The gaps are the part of the step that a CUDA graph, a fused op
+or a faster scheduler gets back.
 
 ## How it is measured
-A gap is time in which no kernel, copy, fill or graph replay runs on the device, over all streams. Each gap of at least
-`min-gap-us` is cut by what the thread that launched the *next* GPU work was doing: *host* (it had not reached the
-launch: op dispatch, Python), *launch* or *graph launch* (inside the launch call), *launch latency* (the call had
-returned, nothing was queued). Time in profiler overhead, in synchronising calls and between nodes of one replay is not
-counted here, nor are gaps before work that was already queued (device latency). The sum is compared with the step's
-period, start to next start. The step shown is the median one of its kind by that share.
+A gap is time in which no kernel, copy, fill or graph replay runs on the device, over all streams. Each gap of at
+least `min-gap-us` is cut by what the thread that launched the *next* GPU work was doing: *host* (it had not reached
+the launch: op dispatch, Python), *launch* or *graph launch* (inside the launch call), *launch latency* (the call
+had returned, nothing was queued). Time in profiler overhead, in synchronising calls and between nodes of one replay
+is not counted here, nor are gaps before work that was already queued (device latency). The sum is compared with the
+step's period, start to next start. The step shown is the median one of its kind by that share.
+
+The estimate leaves out what other rules count: gaps between steps (step-bubble, TQL103), at graph boundaries
+(graph-segment-boundary, TQL201), under blocking copies (TQL105) and allocations (TQL701) made in the step.
 
 ## Known problems
-A profiler slows the host more than the GPU: with Python stacks an eager decode step of 13 ms took 32-36 ms. The gaps
-are then larger than in production; their order and their causes are not. Compare with the unprofiled step time.
+A profiler slows the host more than the GPU: with Python stacks an eager decode step of 13 ms took 32-36 ms. The
+gaps are then larger than in production; their order and their causes are not. Compare with the unprofiled step
+time.
 
 ## How to fix
 Capture the step in a CUDA graph. Where that is not possible: fuse small ops (torch.compile, custom kernels), move
@@ -35,8 +39,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from traceql.derived.graphs import graph_boundaries
-from traceql.derived.step_costs import HOST_CAUSES, Median, median_steps, step_gap_parts
+from traceql.derived.gap_owners import owned_gap_parts
+from traceql.derived.step_costs import HOST_CAUSES, Median, median_steps
 from traceql.finding import Finding, Severity
 from traceql.rule import Rule, option
 from traceql.trace import Trace
@@ -62,7 +66,7 @@ class LaunchGap(Rule):
         min_share_pct: float = option(5.0, "share of the step period the counted gaps must exceed")
 
     def check(self, trace: Trace, options: Options) -> Iterator[Finding]:
-        parts = step_gap_parts(trace).filter(
+        parts = owned_gap_parts(trace).filter(
             (pl.col("gap_ns") >= options.min_gap_us * 1000) & pl.col("cause").is_in(HOST_CAUSES)
         )
         per_step = parts.group_by("step_id").agg(value=pl.col("dur_ns").sum())
@@ -74,16 +78,17 @@ class LaunchGap(Rule):
         causes = (
             parts.group_by("cause")
             .agg(gaps=pl.col("gap_id").n_unique(), total=pl.col("dur_ns").sum())
-            .sort("total", descending=True)
+            .sort(pl.col("total") * -1, "cause")
         )
         blames = (
             parts.group_by("cause", "blame")
             .agg(gaps=pl.col("gap_id").n_unique(), total=pl.col("dur_ns").sum())
-            .sort("total", descending=True)
+            .sort(pl.col("total") * -1, "cause", "blame")
         )
-        gaps = parts.unique("gap_id").sort("gap_ns", descending=True)
+        gaps = parts.unique("gap_id").sort(pl.col("gap_ns") * -1, "gap_id")
         worst = gaps.head(3)
-        top, culprit = causes.row(0, named=True), blames.row(0, named=True)
+        top = causes.row(0, named=True)
+        culprit = blames.filter(pl.col("cause") == top["cause"]).row(0, named=True)
         count, us = gaps.height, median.value / 1000
         return self.finding(
             f"{us:,.0f} µs of a {median.period_ns / 1e6:.2f} ms {median.label} ({median.share_pct:.0f} %) the GPU waits for "
@@ -93,7 +98,7 @@ class LaunchGap(Rule):
             step_id=median.step_id,
             start_ns=worst["gap_start_ns"][0],
             end_ns=worst["gap_start_ns"][0] + worst["gap_ns"][0],
-            savings_us_per_step=(median.value - _at_boundaries(trace, parts)) / 1000,
+            savings_us_per_step=int(parts.filter(pl.col("owner") == "host late")["dur_ns"].sum()) / 1000,
             certainty="modelled",
             evidence={
                 "launch_gap_us_per_step": us,
@@ -124,14 +129,3 @@ def _phrase(cause: str) -> str:
         "host": "before the launch is reached", "launch": "inside launch calls",
         "launch latency": "between a launch call's return and the kernel's start", "graph launch": "inside the graph launch call",
     }[cause]  # fmt: skip
-
-
-def _at_boundaries(trace: Trace, parts: pl.DataFrame) -> int:
-    """Time of these parts that lies between graph segments, ns: graph-segment-boundary accounts for that saving."""
-    boundaries = graph_boundaries(trace).select("device", "start_ns", "end_ns", "boundary_id")
-    if boundaries.is_empty():
-        return 0
-    from traceql.derived.intervals import holding
-
-    inside = holding(parts.drop("end_ns", strict=False), "start_ns", boundaries, "boundary_id", ["device"])
-    return int(inside.filter(pl.col("boundary_id").is_not_null())["dur_ns"].sum())

@@ -1,36 +1,36 @@
 """
 ## What it does
-Finds tensors that are copied on the device over and over within a step, by `contiguous`, `clone`, `to` or `copy_`, and
-names who asked for the copy and the layout that made it necessary.
+Finds tensors that are copied on the device over and over within a step, by `contiguous`, `clone`, `to` or `copy_`,
+and names who asked for the copy and the layout that made it necessary.
 
 ## Why it matters
-A copy computes nothing. Once a layer it costs a launch and a pass over memory each time, and in an eager step several
-operators' worth of host time: a `contiguous()` on one attention input was 32 copies a step, 82 µs on the GPU and 1.1 ms
-on the host, of an 8B-parameter model's decode.
+A copy computes nothing. Once a layer it costs a launch and a pass over memory each time, and in an eager step
+several operators' worth of host time: a `contiguous()` on one attention input was 32 copies a step, 82 µs on the
+GPU and 1.1 ms on the host, of an 8B-parameter model's decode.
 
 ## How it is measured
-GPU rows (copy kernels and device-to-device copies) launched inside `aten::copy_`, each counted once: `contiguous` calls
-`clone` calls `copy_`, and the outermost of the copying operators is the one that was asked for. Same type on both sides;
-a change of type is dtype-cast's (TQL303). Copies that agree in operator, caller, shape and source strides are one
-pattern; it counts from `min-repeats-count` in a step. The rule fires when the counted copies take at least
-`min-share-pct` of the step's period on the side that the step waits for: host time of the outermost operators where the
-host path is longer than the GPU busy time, GPU time elsewhere. Copies inside a CUDA graph replay have no operator; they
-are counted where an aligned eager trace names them.
+GPU rows (copy kernels and device-to-device copies) launched inside `aten::copy_`, each counted once: `contiguous`
+calls `clone` calls `copy_`, and the outermost of the copying operators is the one that was asked for. Same type on
+both sides; a change of type is dtype-cast's (TQL303). Copies that agree in operator, caller, shape and source
+strides are one pattern; it counts from `min-repeats-count` in a step. The rule fires when the counted copies take
+at least `min-share-pct` of the step's period on the side that the step waits for: host time of the outermost
+operators where the host path is longer than the GPU busy time, GPU time elsewhere. Copies inside a CUDA graph
+replay have no operator; they are counted where an aligned eager trace names them.
 
 `min-share-pct` is 2: on an H200 the copies above are 4 % of an eager decode step, and 1.5 % of the GPU time of a
 prefill of 32,768 tokens, which is worth knowing and no fault. Three repeats are the fewest that make a structure.
 
-The estimate is the GPU time, where the GPU is the slower side. Where the host is, the host time shown is part of what
-launch-gap (TQL101) counts, and no saving is added here.
+The estimate is the GPU time, where the GPU is the slower side. Where the host is, the host time shown is part of
+what launch-gap (TQL101) counts, and no saving is added here.
 
 ## Known problems
-A copy may be needed: a kernel that takes no strides has to be given a dense tensor. The rule cannot tell, it shows the
-strides. Copies made by Python extensions outside torch operators are not seen. Without recorded input types casts are
-counted here.
+A copy may be needed: a kernel that takes no strides has to be given a dense tensor. The rule cannot tell, it shows
+the strides. Copies made by Python extensions outside torch operators are not seen. Without recorded input types
+casts are counted here.
 
 ## How to fix
-Have the producer write the layout that the consumer wants (split the fused QKV output differently, an out-variant that
-writes into the right place), or use a consumer kernel that takes strides.
+Have the producer write the layout that the consumer wants (split the fused QKV output differently, an out-variant
+that writes into the right place), or use a consumer kernel that takes strides.
 
 ## References
 PyTorch documentation, `torch.Tensor.contiguous` and "Tensor Views".
@@ -100,4 +100,3 @@ class RedundantCopy(Rule):
                 "If the copy must stay, make it part of the kernel that produces the tensor.",
             ],
         )
-

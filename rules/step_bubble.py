@@ -1,31 +1,31 @@
 """
 ## What it does
-Measures how long the GPU is idle between the last work of one step and the first of the next, and says what the host
-did in that time: sampling, scheduling, output processing, plan and metadata.
+Measures how long the GPU is idle between the last work of one step and the first of the next, and says what the
+host did in that time: sampling, scheduling, output processing, plan and metadata.
 
 ## Why it matters
-Every token pays the bubble. It does not shrink with a CUDA graph or a faster kernel, and it grows with the batch where
-the scheduler loops over requests in Python.
+Every token pays the bubble. It does not shrink with a CUDA graph or a faster kernel, and it grows with the batch
+where the scheduler loops over requests in Python.
 
 ## How it is measured
-All device idle time after the last GPU work launched in one step and before the first launched in the next, work that
-runs between the two (sampling kernels) left out. Replays without a device record are not idle. It is compared with the
-period of the step that waits, in the median step of its kind. Host time is split by what the launching thread was inside
-of; names that tell the kind of work are those of SGLang, vLLM and FlashInfer.
+All device idle time after the last GPU work launched in one step and before the first launched in the next, work
+that runs between the two (sampling kernels) left out. Replays without a device record are not idle. It is compared
+with the period of the step that waits, in the median step of its kind. Host time is split by what the launching
+thread was inside of; names that tell the kind of work are those of SGLang, vLLM and FlashInfer.
 
-`min-share-pct` is 5: of three SGLang H200 captures an eager decode has 3 % (the forward pass itself is the problem), a
-server with overlap scheduling switched off by eager steps 5-6 %, a graph decode 10 %.
+`min-share-pct` is 5: of three SGLang H200 captures an eager decode has 3 % (the forward pass itself is the
+problem), a server with overlap scheduling switched off by eager steps 5-6 %, a graph decode 10 %.
 
 The estimate is the part that the host caused. Waits that began inside a step belong to synchronizing-call (TQL104),
 idle time within steps to launch-gap (TQL101).
 
 ## Known problems
-The profiler lengthens the bubble, which is Python. A benchmark that synchronises after every step (bench_one_batch) has a
-bubble that a server with overlap scheduling hides.
+The profiler lengthens the bubble, which is Python. A benchmark that synchronises after every step (bench_one_batch)
+has a bubble that a server with overlap scheduling hides.
 
 ## How to fix
-Overlap scheduling (prepare step N+1 while step N runs), sampling on the GPU, index and page-table arrays built on the
-GPU, persistent batch state instead of rebuilding it per step.
+Overlap scheduling (prepare step N+1 while step N runs), sampling on the GPU, index and page-table arrays built on
+the GPU, persistent batch state instead of rebuilding it per step.
 
 ## References
 SGLang's overlap scheduler and vLLM's asynchronous scheduling in their documentation.
@@ -38,10 +38,10 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from traceql.derived.gaps import gaps
+from traceql.derived.gap_owners import owned_gap_parts
+from traceql.derived.gaps import UNCOVERED, gaps
 from traceql.derived.step_bubbles import OTHER, bubble_steps, bubble_work
 from traceql.derived.step_costs import Median, median_steps
-from traceql.derived.gap_owners import owned_gap_parts
 from traceql.finding import Finding, Severity
 from traceql.rule import NotApplicableError, Rule, option
 from traceql.trace import Trace
@@ -71,12 +71,15 @@ class StepBubble(Rule):
         detail = bubble_work(trace, median.step_id)
         work = detail.group_by("work").agg(pl.col("ns").sum()).sort(pl.col("ns") * -1, "work")
         top = detail.row(0, named=True)
-        place = owned_gap_parts(trace).filter((pl.col("step_id") == median.step_id) & (pl.col("place") == "between steps"))
+        place = owned_gap_parts(trace).filter(
+            (pl.col("step_id") == median.step_id) & (pl.col("place") == "between steps")
+        )
         around = gaps(trace).filter(pl.col("gap_id").is_in(place["gap_id"].implode()))
+        most = "" if top["activity"] == UNCOVERED else f"; most in {top['activity']}"
         doing = ", ".join(f"{name} {ns / 1000:,.0f} µs" for name, ns in work.head(4).rows())
         return self.finding(
             f"{median.value / 1000:,.0f} µs of a {median.period_ns / 1e6:.2f} ms {median.label} ({median.share_pct:.0f} %) the GPU "
-            f"is idle between steps; the host meanwhile: {doing}; most in {top['activity']}.",
+            f"is idle between steps; the host meanwhile: {doing}{most}.",
             key=(median.kind,),
             subject=str(top["activity"]),
             step_id=median.step_id,
@@ -93,7 +96,8 @@ class StepBubble(Rule):
                 "gaps_in_bubble": around.height,
                 "by_work": [{"work": name, "us": ns / 1000} for name, ns in work.rows()],
                 "by_activity": [
-                    {"work": name, "activity": activity, "us": ns / 1000} for name, activity, ns in detail.head(8).rows()
+                    {"work": name, "activity": activity, "us": ns / 1000}
+                    for name, activity, ns in detail.head(8).rows()
                 ],
             },
             advice=_advice(work["work"].to_list()),
@@ -106,7 +110,8 @@ _FOR = {
     "sampling": "Sample on the GPU without reading logits or tokens back, and fuse the sampler's kernels.",
     "output processing": "Move detokenising and output handling to another process or behind the next launch.",
     "waiting for the GPU": "Launch the next step before waiting for this one's result.",
-    OTHER: "Record Python stacks or ranges to see what the rest is; none of it needs to run while the GPU is idle.",
+    UNCOVERED: "Record Python stacks or ranges to see what the host does there.",
+    OTHER: "None of this work needs the GPU to be idle: launch the next step first.",
 }
 
 

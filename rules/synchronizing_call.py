@@ -1,31 +1,32 @@
 """
 ## What it does
-Finds calls inside steps that wait for the GPU (`.item()`, stream, device and event synchronises) and leave it idle, and
-names who calls them.
+Finds calls inside steps that wait for the GPU (`.item()`, stream, device and event synchronises) and leave it idle,
+and names who calls them.
 
 ## Why it matters
-A wait in the middle of a step drains the queue: nothing is launched until it returns, and the GPU runs dry between the
-end of its work and the host's next launch.
+A wait in the middle of a step drains the queue: nothing is launched until it returns, and the GPU runs dry between
+the end of its work and the host's next launch.
 
 ## How it is measured
-For every synchronising call that starts in a step: device idle time *while the call lasts*, in gaps ended by work of the
-waiting thread. Waiting while the GPU works is not a fault and costs nothing here; what the host does after the call
-returned is not the call's doing either (launch-gap, TQL101). The rule fires when this makes at least `min-idle-pct` of the
-period in the median step of its kind. Runtime and driver calls, CUDA and HIP alike, are recognised by name.
+For every synchronising call that starts in a step: device idle time *while the call lasts*, in gaps ended by work
+of the waiting thread. Waiting while the GPU works is not a fault and costs nothing here; what the host does after
+the call returned is not the call's doing either (launch-gap, TQL101). The rule fires when this makes at least
+`min-idle-pct` of the period in the median step of its kind. Runtime and driver calls, CUDA and HIP alike, are
+recognised by name.
 
-`min-idle-pct` is 1: returning from a wait takes 3-4 µs after the GPU is done (measured with Nsight Systems on an H200: 12
-waits a capture), so one wait a step costs 0.2 % of a 1.5 ms step and is no finding; 17 waits cost 2.8 %.
+`min-idle-pct` is 1: returning from a wait takes 3-4 µs after the GPU is done (measured with Nsight Systems on an
+H200: 12 waits a capture), so one wait a step costs 0.2 % of a 1.5 ms step and is no finding; 17 waits cost 2.8 %.
 
 Copies that block are blocking-memcpy's (TQL105), waits at graph boundaries are shown here and their saving is
 counted by graph-segment-boundary (TQL201).
 
 ## Known problems
-Where a graph replay left no device record, the GPU may have been busy during the wait: that time is not idle and not
-counted. A busy-wait in Python (`event.query()` in a loop) is no synchronising call.
+Where a graph replay left no device record, the GPU may have been busy during the wait: that time is not idle and
+not counted. A busy-wait in Python (`event.query()` in a loop) is no synchronising call.
 
 ## How to fix
-Keep the value on the GPU (`torch.where`, index tensors), compute it before the step, copy it with `non_blocking=True` to
-pinned memory and read it one step later, replace a device-wide synchronise by an event.
+Keep the value on the GPU (`torch.where`, index tensors), compute it before the step, copy it with
+`non_blocking=True` to pinned memory and read it one step later, replace a device-wide synchronise by an event.
 
 ## References
 CUDA runtime API, "API synchronization behavior"; PyTorch performance tuning guide, "Avoid unnecessary CPU-GPU
@@ -60,7 +61,9 @@ class SynchronizingCall(Rule):
 
     @dataclass(frozen=True)
     class Options:
-        min_idle_pct: float = option(1.0, "share of the step period in which the GPU is idle while the step waits for it")
+        min_idle_pct: float = option(
+            1.0, "share of the step period in which the GPU is idle while the step waits for it"
+        )
 
     def check(self, trace: Trace, options: Options) -> Iterator[Finding]:
         if steps(trace)["gpu_busy_ns"].count() == 0:

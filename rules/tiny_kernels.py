@@ -1,29 +1,32 @@
 """
 ## What it does
-Finds steps in which most launches are of kernels so short that launching them costs more than running them, and lists the
-chains of neighbouring ones that a fused kernel could replace.
+Finds steps in which most launches are of kernels so short that launching them costs more than running them, and
+lists the chains of neighbouring ones that a fused kernel could replace.
 
 ## Why it matters
 A kernel of 2 µs behind a launch call of 5-7 µs cannot keep the GPU busy, however well it is written. Chains of such
 kernels (norm, rotary embedding, cache write, a sampler of five launches) are what fusion is for.
 
 ## How it is measured
-Of the kernels launched one by one in a step (those inside graph replays cost no launch): the ones under `max-kernel-us`.
-The rule fires when they are more than `min-launches-pct` of those launches, their launch calls together take longer than
-the kernels themselves, and at least `min-share-pct` of the step's period, in the median step of its kind. A chain is two
-or more of them in a row on one stream; equal chains are one row with a count.
+Of the kernels launched one by one in a step (those inside graph replays cost no launch): the ones under
+`max-kernel-us`. The rule fires when they are more than `min-launches-pct` of those launches, their launch calls
+together take longer than the kernels themselves, and at least `min-share-pct` of the step's period, in the median
+step of its kind. A launch call ten times longer than the trace's median waited for something (a full queue, a
+module) and counts as the median. A chain is two or more tiny kernels in a row on one stream; equal chains are one
+row with a count.
 
-`max-kernel-us` is 5: launch calls of an eager SGLang decode on an H200 took 7 µs (median, profiled), 4-5 µs without a
-profiler, so a shorter kernel is over before the next can be launched. `min-share-pct` is 2 so that a graph decode, whose
-seven preparation kernels take 1 % of the step to launch, is left alone.
+`max-kernel-us` is 5: launch calls of an eager SGLang decode on an H200 took 7 µs (median, profiled), 4-5 µs without
+a profiler, so a shorter kernel is over before the next can be launched. `min-share-pct` is 2 so that a graph
+decode, whose seven preparation kernels take 1 % of the step to launch, is left alone.
 
 ## Known problems
-The launch call's time is the profiled one. No saving is estimated: in a launch-bound step it is part of what launch-gap
-(TQL101) counts, elsewhere fusing saves little; the launch time of all but one kernel of each chain is in the evidence.
+The launch call's time is the profiled one. No saving is estimated: in a launch-bound step it is part of what
+launch-gap (TQL101) counts, elsewhere fusing saves little; the launch time of all but one kernel of each chain is in
+the evidence.
 
 ## How to fix
-Fuse the chain (torch.compile, a hand-written or library kernel: fused add + norm, fused rotary + cache write, a fused
-sampler), or capture the step in a CUDA graph.
+Fuse the chain (torch.compile, a hand-written or library kernel: fused add + norm, fused rotary + cache write, a
+fused sampler), or capture the step in a CUDA graph.
 
 ## References
 CUDA best practices guide; PyTorch documentation on `torch.compile`.
@@ -33,6 +36,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import polars as pl
@@ -44,6 +48,8 @@ from traceql.derived.step_costs import Median, median_steps
 from traceql.finding import Finding, Severity
 from traceql.rule import Rule, option
 from traceql.trace import Trace
+
+_ARROW = " → "
 
 
 class TinyKernels(Rule):
@@ -78,9 +84,10 @@ class TinyKernels(Rule):
         tiny = kernels.filter("tiny")
         chains = _chains(kernels)
         gpu_us = int(tiny["dur_ns"].sum()) / 1000
+        avoidable = chains.select((pl.col("launch_ns") * (pl.col("kernels") - 1) / pl.col("kernels")).sum()).item()
         first = tiny.sort("start_ns").row(0, named=True)
         rows = [_chain_row(c) for c in chains.head(10).rows(named=True)]
-        best = f"; the largest chain is {rows[0]['chain']}, {rows[0]['count']} times" if rows else ""
+        best = f"; the costliest chain is {rows[0]['chain']}, {rows[0]['count']}× a step" if rows else ""
         return self.finding(
             f"{tiny.height} of {kernels.height} kernel launches in a {median.label} are of kernels under "
             f"{options.max_kernel_us:g} µs: {median.value / 1000:,.0f} µs of launch calls for {gpu_us:,.0f} µs on the GPU{best}.",
@@ -95,7 +102,7 @@ class TinyKernels(Rule):
                 "launch_us_per_step": median.value / 1000,
                 "gpu_us_per_step": gpu_us,
                 "share_of_period_pct": median.share_pct,
-                "launch_us_avoidable_by_fusing_chains": sum(row["avoidable_launch_us"] for row in map(_chain_row, chains.rows(named=True))),
+                "fusable_launch_us_per_step": avoidable / 1000,
                 "steps": median.steps,
                 "chains": rows,
             },
@@ -107,8 +114,13 @@ class TinyKernels(Rule):
 
 
 def _launched_singly(trace: Trace) -> pl.DataFrame:
-    """Kernels of the steps with a launch call of their own, with ``call_ns``, its duration, and ``layer``."""
-    calls = launches(trace).filter(pl.col("kind") == "kernel").select("launch_id", call_ns="dur_ns")
+    """Kernels of the steps with a launch call of their own, with ``call_ns``, its duration, and ``layer``.
+
+    A call over ten times the median waited for something else than the launch and counts as the median.
+    """
+    usual = pl.col("dur_ns").median().round().cast(pl.Int64)
+    call_ns = pl.when(pl.col("dur_ns") > 10 * usual).then(usual).otherwise("dur_ns")
+    calls = launches(trace).filter(pl.col("kind") == "kernel").select("launch_id", call_ns=call_ns)
     layer = layer_kernels(trace).select("layer", source_id="kernel_id")
     return (
         gpu_ops(trace)
@@ -128,7 +140,7 @@ def _chains(kernels: pl.DataFrame) -> pl.DataFrame:
         .group_by("device", "stream", "run", maintain_order=True)
         .agg(
             kernels=pl.len(),
-            chain=pl.col("name").str.join(" → "),
+            chain=pl.col("name").str.join(_ARROW),
             in_layers=pl.col("layer").is_not_null().any(),
             gpu_ns=pl.col("dur_ns").sum(),
             launch_ns=pl.col("call_ns").sum(),
@@ -148,11 +160,18 @@ def _chains(kernels: pl.DataFrame) -> pl.DataFrame:
 def _chain_row(chain: dict[str, Any]) -> dict[str, Any]:
     launch_us = chain["launch_ns"] / 1000
     return {
-        "chain": chain["chain"],
+        "chain": _shortened(chain["chain"]),
         "kernels": chain["kernels"],
         "count": chain["count"],
         "in_layers": chain["in_layers"],
         "gpu_us": chain["gpu_ns"] / 1000,
         "launch_us": launch_us,
-        "avoidable_launch_us": launch_us * (chain["kernels"] - 1) / chain["kernels"],
+        "fusable_launch_us": launch_us * (chain["kernels"] - 1) / chain["kernels"],
     }
+
+
+def _shortened(chain: str) -> str:
+    """The chain with repeats counted, cut after six different kernels in a row."""
+    runs = [(name, len(list(group))) for name, group in groupby(chain.split(_ARROW))]
+    shown = [name if count == 1 else f"{name} ×{count}" for name, count in runs[:6]]
+    return _ARROW.join([*shown, "…"] if len(runs) > 6 else shown)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 
+import msgspec
 import polars as pl
+
+from traceql.errors import UsageError
 
 _ANONYMOUS = re.compile(r"\((?:anonymous namespace|anonymous)\)::")
 _MANGLED = re.compile(r"_ZN?K?(?=\d)")
@@ -61,11 +64,44 @@ def _outside_brackets(name: str) -> str:
     return "".join(kept)
 
 
-@cache
+class _Row(msgspec.Struct, forbid_unknown_fields=True):
+    category: str
+    pattern: str
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    kernel: list[_Row]
+
+
+_own: list[tuple[str, str]] = []
+
+
+def extend(path: Path) -> None:
+    """Put the rows of a user's TOML file (``[[kernel]] category = …, pattern = …``) before the packaged ones.
+
+    UsageError names the file and what is wrong with it.
+    """
+    try:
+        rows = _read(path.read_bytes())
+        for _, pattern in rows:
+            pl.Series([""]).str.contains(pattern)
+    except (OSError, msgspec.DecodeError, msgspec.ValidationError, pl.exceptions.PolarsError) as error:
+        raise UsageError(f"{path}: kernel patterns cannot be read ({str(error).splitlines()[0]})") from error
+    _own[:0] = rows
+
+
+def _read(text: bytes) -> list[tuple[str, str]]:
+    return [(row.category, row.pattern) for row in msgspec.toml.decode(text, type=_File).kernel]
+
+
 def category_patterns() -> list[tuple[str, str]]:
     """(category, regular expression) in the order they are tried; the first that matches a full name wins."""
-    text = files("traceql").joinpath("kernels.toml").read_text(encoding="utf-8")
-    return [(row["category"], row["pattern"]) for row in tomllib.loads(text)["kernel"]]
+    return [*_own, *_packaged()]
+
+
+@cache
+def _packaged() -> list[tuple[str, str]]:
+    return _read(files("traceql").joinpath("kernels.toml").read_bytes())
 
 
 def described(kernels: pl.DataFrame) -> pl.DataFrame:

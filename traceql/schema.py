@@ -639,6 +639,23 @@ _TABLES = [
                 ("gpu_busy_ns", I, "union of its kernels, ns"),
                 ("kernels", I, "kernels"),
                 ("first_kernel_id", I, "kernels.kernel_id of its first kernel"),
+                ("busy_ratio", F, "gpu_busy_ns over the median layer of its step: an outlier layer stands out"),
+            ]
+        ),
+        derived=True,
+    ),
+    Table(
+        "layer_kernels",
+        "kernels that lie in a layer, with their place and role in the block",
+        _columns(
+            [
+                ("kernel_id", I, "kernels.kernel_id"),
+                _RANK,
+                _STEP,
+                _DEVICE,
+                ("layer", I, "layers.layer"),
+                ("position", I, "0-based place in the block"),
+                ("role", S, "qkv, o_proj, gate_up, down for matrix products; else the kernel's category"),
             ]
         ),
         derived=True,

@@ -41,6 +41,7 @@ _PROVIDERS = {
     "gaps": "gaps.gaps",
     "gap_parts": "gaps.gap_parts",
     "layers": "layers.layers",
+    "layer_kernels": "roles.kernel_roles",
     "op_costs": "ops.op_costs",
     "aligned_kernels": "alignment.aligned_kernels",
     "gemms": "gemms.gemms",

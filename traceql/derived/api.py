@@ -18,7 +18,12 @@ MEMCPY = _PREFIX + r"Memcpy"
 MEMSET = _PREFIX + r"Memset"
 SYNCHRONIZE = _PREFIX + r"(?:Stream|Device|Event|Ctx|Thread)Synchronize" + _SUFFIX
 GRAPH_CAPTURE = _PREFIX + r"(?:StreamBeginCapture|StreamEndCapture|GraphInstantiate|GraphExecUpdate|GraphCreate)"
-ALLOCATION = _PREFIX + r"(?:Malloc|Free|Mem(?:Alloc|Free|Create|Map|Unmap|Release|AddressReserve))"
+ALLOCATION = (
+    _PREFIX
+    + r"(?:Malloc|Free|Host(?:Alloc|Malloc|Free|Register|Unregister)"
+    + r"|Mem(?:Alloc|Free|Host(?:Alloc|Register|Unregister)|Create|Map|Unmap|Release|AddressReserve))"
+)
+STREAM_ORDERED = r"Async(?:_v\d+)?(?:_ptsz|_ptds|_spt)?$"
 MODULE_LOAD = (
     _PREFIX + r"(?:Module(?:Load|GetFunction)|Library(?:Load|GetKernel)|LinkCreate|LinkComplete|KernelGetFunction)"
 )

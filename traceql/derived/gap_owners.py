@@ -19,7 +19,7 @@ from traceql.derived import api, intervals, memoised
 from traceql.derived.gaps import gaps
 from traceql.derived.gpu_ops import gpu_ops
 from traceql.derived.graphs import graph_boundaries
-from traceql.derived.host_calls import blocking_copies, in_step_calls
+from traceql.derived.host_calls import allocations, blocking_copies, in_step_calls
 from traceql.derived.step_costs import HOST_CAUSES, step_gap_parts
 from traceql.trace import Trace
 
@@ -55,7 +55,9 @@ def owned_gap_parts(trace: Trace) -> pl.DataFrame:
 
 def _places(trace: Trace) -> pl.DataFrame:
     """gap_id → ``place``."""
-    found = gaps(trace).filter(pl.col("step_id").is_not_null()).select("gap_id", "step_id", "device", "start_ns", "end_ns")
+    found = (
+        gaps(trace).filter(pl.col("step_id").is_not_null()).select("gap_id", "step_id", "device", "start_ns", "end_ns")
+    )
     first = (
         gpu_ops(trace)
         .filter(pl.col("step_id").is_not_null())
@@ -80,14 +82,13 @@ def _places(trace: Trace) -> pl.DataFrame:
 @memoised
 def _owning_calls(trace: Trace) -> pl.DataFrame:
     """Calls made in a step whose idle time another rule reports: call_id, pid, tid, start_ns, end_ns, call_owner."""
-    copies = blocking_copies(trace)["call_id"].implode()
-    name = pl.col("name")
+    copies, made = (frame["call_id"].implode() for frame in (blocking_copies(trace), allocations(trace)))
     owner = (
         pl.when(pl.col("call_id").is_in(copies))
         .then(pl.lit("blocking copy"))
-        .when(name.str.contains(api.SYNCHRONIZE))
+        .when(pl.col("name").str.contains(api.SYNCHRONIZE))
         .then(pl.lit("wait"))
-        .when(name.str.contains(api.ALLOCATION))
+        .when(pl.col("call_id").is_in(made))
         .then(pl.lit("allocation"))
     )
     return in_step_calls(trace).with_columns(call_owner=owner).filter(pl.col("call_owner").is_not_null())

@@ -54,6 +54,15 @@ def blocking_copies(trace: Trace) -> pl.DataFrame:
 
 
 @memoised
+def allocations(trace: Trace) -> pl.DataFrame:
+    """API calls that allocate or free memory, in a step or not: the columns of runtime_calls and end_ns. Stream-ordered
+    ones (cudaMallocAsync) come from a pool and are left out."""
+    name = pl.col("name")
+    made = name.str.contains(api.ALLOCATION) & ~name.str.contains(api.STREAM_ORDERED)
+    return trace.loaded["runtime_calls"].filter(made).with_columns(end_ns=pl.col("start_ns") + pl.col("dur_ns"))
+
+
+@memoised
 def _around(trace: Trace) -> pl.DataFrame:
     """For every activity: kind, source_id and what is around it: ``op`` (outermost operator), ``frame`` (innermost Python
     frame that is neither built-in nor torch's own), ``range`` (innermost named range that is no step); null when not

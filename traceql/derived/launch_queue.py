@@ -28,7 +28,9 @@ def queued_launches(trace: Trace) -> pl.DataFrame:
     )
     calls = (
         launches(trace)
-        .select("launch_id", "name", "kind", "start_ns", "dur_ns", "step_id", end_ns=pl.col("start_ns") + pl.col("dur_ns"))
+        .select(
+            "launch_id", "name", "kind", "start_ns", "dur_ns", "step_id", end_ns=pl.col("start_ns") + pl.col("dur_ns")
+        )
         .join(done, on="launch_id")
         .sort("device", "start_ns", "launch_id")
     )

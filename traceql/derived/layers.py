@@ -66,4 +66,5 @@ def layers(trace: Trace) -> pl.DataFrame:
         )
         .with_columns(dur_ns=pl.col("end_ns") - pl.col("start_ns"))
         .join(busy, on=key, how="left", maintain_order="left")
+        .with_columns(busy_ratio=pl.col("gpu_busy_ns") / pl.col("gpu_busy_ns").median().over("step_id", "device"))
     )

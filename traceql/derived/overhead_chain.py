@@ -30,7 +30,7 @@ def step_chain(trace: Trace) -> pl.DataFrame:
     """One row a step: step_id, kind, period_ns, host_ns and its HOST_PARTS, gpu_busy_ns, gpu_work_ns, gpu_idle_ns.
 
     The thread is the one that made most of the step's launches (the mark's, when there is none); ``host_ns`` is the
-    step's host range. ``gpu_work_ns`` is the busy time less what communication kernels waited for other ranks.
+    step's host range. ``gpu_idle_ns`` is idle time within the step, the lead-in from the step before left out; ``gpu_work_ns`` is the busy time less what communication kernels waited for other ranks.
     """
     windows = (
         marks(trace)
@@ -42,9 +42,11 @@ def step_chain(trace: Trace) -> pl.DataFrame:
     waiting = pl.col("gpu_busy_ns") - pl.col("waiting_ns").fill_null(0)
     gpu = (
         steps(trace)
-        .select("step_id", "kind", "period_ns", "gpu_busy_ns", "gpu_idle_ns")
+        .select("step_id", "kind", "period_ns", "gpu_busy_ns", gpu_idle_ns=pl.col("gpu_dur_ns") - pl.col("gpu_busy_ns"))
         .join(_collectives_and_rest(trace), on="step_id", how="left", maintain_order="left")
-        .with_columns(gpu_work_ns=pl.when(pl.col("gpu_busy_ns").is_not_null()).then(pl.max_horizontal("rest_ns", waiting)))
+        .with_columns(
+            gpu_work_ns=pl.when(pl.col("gpu_busy_ns").is_not_null()).then(pl.max_horizontal("rest_ns", waiting))
+        )
         .drop("waiting_ns", "rest_ns")
     )
     return gpu.join(_host_parts(trace, windows, ["step_id"]), on="step_id", how="left", maintain_order="left")

@@ -66,7 +66,7 @@ def bubble_work(trace: Trace, step_id: int) -> pl.DataFrame:
         .select("work", "activity", ns=pl.min_horizontal("end_ns", "to_ns") - pl.max_horizontal("start_ns", "from_ns"))
     )
     unseen = int(bubble["dur_ns"].sum()) - int(seen["ns"].sum())
-    nothing = pl.DataFrame({"work": [OTHER], "activity": [UNCOVERED], "ns": [unseen]})
+    nothing = pl.DataFrame({"work": [UNCOVERED], "activity": [UNCOVERED], "ns": [unseen]})
     return (
         pl.concat([seen, nothing])
         .group_by("work", "activity")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from traceql.errors import UnreadableTraceError
 
 GZIP_MAGIC = b"\x1f\x8b"
-_CHUNK_BYTES = 1 << 22
+_CHUNK_BYTES = 1 << 20
+_BLOCK_BYTES = 1 << 18  # what a damaged spot costs at most
 
 
 @dataclass(frozen=True)
@@ -42,30 +44,42 @@ def read(path: Path) -> FileBytes:
     try:
         if not is_gzip(path):
             return FileBytes(path.read_bytes())
-        return _read_gzip(path)
+        blocks = GzipBlocks(path)
+        return FileBytes(b"".join(blocks), blocks.truncated)
     except OSError as error:
         raise UnreadableTraceError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def _read_gzip(path: Path) -> FileBytes:
-    from isal import isal_zlib
+class GzipBlocks:
+    """The content of a gzip file, one bounded block after the other; ``truncated`` is known after the last."""
 
-    parts: list[bytes] = []
-    truncated = False
-    with path.open("rb") as file:
-        decompressor = isal_zlib.decompressobj(wbits=31)
-        pending = file.read(_CHUNK_BYTES)
-        while pending:
-            try:
-                parts.append(decompressor.decompress(pending))
-            except isal_zlib.error:
-                truncated = True
-                break
-            pending = decompressor.unused_data if decompressor.eof else b""
-            if decompressor.eof and pending.startswith(GZIP_MAGIC):
-                decompressor = isal_zlib.decompressobj(wbits=31)
-            elif decompressor.eof:  # bytes after the last member are padding
-                pending = b""
-            pending = pending or (b"" if decompressor.eof else file.read(_CHUNK_BYTES))
-        truncated = truncated or not decompressor.eof
-    return FileBytes(b"".join(parts), truncated)
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.truncated = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        from isal import isal_zlib
+
+        self.truncated = False
+        with self.path.open("rb") as file:
+            decompressor = isal_zlib.decompressobj(wbits=31)
+            pending = file.read(_CHUNK_BYTES)
+            while True:
+                try:
+                    block = decompressor.decompress(pending, _BLOCK_BYTES)
+                except isal_zlib.error:
+                    self.truncated = True
+                    return
+                if block:
+                    yield block
+                if decompressor.eof:
+                    pending = decompressor.unused_data
+                    pending += file.read(_CHUNK_BYTES) if len(pending) < len(GZIP_MAGIC) else b""
+                    if not pending.startswith(GZIP_MAGIC):  # bytes after the last member are padding
+                        return
+                    decompressor = isal_zlib.decompressobj(wbits=31)
+                else:
+                    pending = decompressor.unconsumed_tail or file.read(_CHUNK_BYTES)
+                    if not pending and not block:
+                        self.truncated = True
+                        return

@@ -22,8 +22,20 @@ import msgspec
 from traceql.errors import UnreadableTraceError
 from traceql.loaders import files
 from traceql.loaders.kineto_events import (
-    ATTRIBUTE, DECODE_EVENT, DECODE_EVENTS, DECODE_HEADER, NO_RAW, NOT_JSON, RAW_KEYS, Arguments, Event, KinetoFile,
-    family_schema, frames, nanoseconds, skipped_problem,
+    ATTRIBUTE,
+    DECODE_EVENT,
+    DECODE_EVENTS,
+    DECODE_HEADER,
+    NO_RAW,
+    NOT_JSON,
+    RAW_KEYS,
+    Arguments,
+    Event,
+    KinetoFile,
+    family_schema,
+    frames,
+    nanoseconds,
+    skipped_problem,
 )  # fmt: skip
 from traceql.trace import Problem
 
@@ -40,7 +52,7 @@ def parse(path: Path) -> KinetoFile:
     problems: list[Problem] = []
     try:
         header, events = _decode_whole(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         header, events, problems = _recover(path, data)
     if not any(event.ph is not None for event in events):
         raise UnreadableTraceError(f"{path}: {_what_it_looks_like(data)}")
@@ -158,7 +170,7 @@ def _decode_piece(piece: bytes, *, last: bool) -> tuple[Event | None, int]:
     text = piece.rstrip(b" \t\r\n,")
     try:
         return DECODE_EVENT.decode(text), len(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         pass
     if not last and not text.endswith(b"}"):
         return None, 0
@@ -214,7 +226,7 @@ def _what_it_looks_like(data: bytes) -> str:
         return f"not JSON (starts with {data.lstrip()[:24]!r}); {want}"
     try:
         value = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         return f"JSON without one whole trace event; {want}, record it again"
     if isinstance(value, list):
         return f'a JSON array of {len(value)} items, none a trace event (no "ph"); {want}'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -12,22 +13,60 @@ from traceql.loaders import kineto_events
 NULL = np.int64(-(2**63))
 """Marks a missing value in an integer column. A number that large in the file makes its event odd."""
 
-# What a value has to look like, by what it fills.
-SKIP, PHASE, CATEGORY, TEXT, INTEGER, TIME, ARGUMENTS, FLOAT, RAW, TRIPLE = range(10)
 
-# How a scan ended: at the limit between two events, at the array's end, at something unreadable, or out of room.
-AT_LIMIT, CLOSED, BROKEN, FULL = range(4)
+class Kind(IntEnum):
+    """What a value has to look like, by what it fills."""
 
-# Slots of Workspace.result: where it stopped, events read, start of the last one, whether each looks like an event to
-# the recovery of kineto_events, events without a time, distinct texts, odd events, "ph" keys read.
-POSITION, EVENTS, LAST_START, ALIGNED, SKIPPED, TEXTS, ODD, PHASES = range(8)
+    SKIP, PHASE, CATEGORY, TEXT, INTEGER, TIME, ARGUMENTS, FLOAT, RAW, TRIPLE = range(10)
 
-# Slots of Workspace.state, about the event being read: its family, values set, objects inside it, whether the last
-# string was not plain, whether it is a complete event (X), whether its first key is known, out of room, "ph" keys.
-FAMILY, TOUCHED, OBJECTS, SPECIAL, COMPLETE, KNOWN_START, NO_ROOM, PHASE_KEYS = range(8)
 
-# What to hand to the strict decoder: what the scanner cannot read; texts with escapes or beyond ASCII too; all.
-ODD_ONLY, SPECIAL_TEXTS, EVERYTHING = range(3)
+class Ended(IntEnum):
+    """How a scan ended: at its limit between two events, at the array's end, at something unreadable, out of room."""
+
+    AT_LIMIT, CLOSED, BROKEN, FULL = range(4)
+
+
+class Mode(IntEnum):
+    """What the strict decoder gets: what the scanner cannot read; texts with escapes or beyond ASCII too; all."""
+
+    ODD_ONLY, SPECIAL_TEXTS, EVERYTHING = range(3)
+
+
+class Result(IntEnum):
+    """Slots of Workspace.result."""
+
+    POSITION = 0
+    """where the scan ended: see kineto_scan.scan"""
+    EVENTS = 1
+    LAST_START = 2
+    """first byte of the last event, -1 when there is none"""
+    ALIGNED = 3
+    """whether the recovery of kineto_json would cut out the same events"""
+    SKIPPED = 4
+    """complete events without a time"""
+    TEXTS = 5
+    ODD = 6
+    PHASES = 7
+    """ "ph" keys read"""
+
+
+class State(IntEnum):
+    """Slots of Workspace.state, about the event being read."""
+
+    FAMILY = 0
+    TOUCHED = 1
+    """values set"""
+    OBJECTS = 2
+    """objects inside it"""
+    SPECIAL = 3
+    """the last string has escapes or goes beyond ASCII"""
+    COMPLETE = 4
+    """its phase is X"""
+    KNOWN_START = 5
+    """its first key is one that starts an event"""
+    NO_ROOM = 6
+    PHASE_KEYS = 7
+
 
 LENGTH_MIX = 0xD6E8FEB86659FD93
 _TABLE_SIZE = 128
@@ -102,20 +141,20 @@ class FamilyColumn(NamedTuple):
 
 
 _EVENT_KEYS = {
-    "ph": PHASE, "cat": CATEGORY, "name": TEXT, "pid": INTEGER, "tid": INTEGER, "ts": TIME, "dur": TIME,
-    "args": ARGUMENTS, "id": SKIP, "bp": SKIP, "s": SKIP,
+    "ph": Kind.PHASE, "cat": Kind.CATEGORY, "name": Kind.TEXT, "pid": Kind.INTEGER, "tid": Kind.INTEGER, "ts": Kind.TIME, "dur": Kind.TIME,
+    "args": Kind.ARGUMENTS, "id": Kind.SKIP, "bp": Kind.SKIP, "s": Kind.SKIP,
 }  # fmt: skip
 _EVENT_COLUMNS = {"name": "name", "pid": "pid", "tid": "tid", "start_ns": "ts", "dur_ns": "dur"}
 
 
 def _kind(column: str) -> int:
     if column in kineto_events.TRIPLES:
-        return TRIPLE
+        return Kind.TRIPLE
     if column in kineto_events.JSON_TEXT:
-        return RAW
+        return Kind.RAW
     if column in kineto_events.TEXT:
-        return TEXT
-    return FLOAT if column in kineto_events.FLOAT else INTEGER
+        return Kind.TEXT
+    return Kind.FLOAT if column in kineto_events.FLOAT else Kind.INTEGER
 
 
 @cache
@@ -129,7 +168,7 @@ def layout() -> tuple[Layout, dict[str, list[FamilyColumn]]]:
     width = 0
     for _, _, kind in keys:
         values.append(width)
-        width += 3 if kind == TRIPLE else 1
+        width += 3 if kind == Kind.TRIPLE else 1
     value_of = {(level, key): value for (level, key, _), value in zip(keys, values, strict=True)}
     columns = np.full((len(kineto_events.FAMILIES), width), -1, np.int64)
     by_family: dict[str, list[FamilyColumn]] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from traceql.report import units
 from traceql.report.model import Layer, Place, Point, Roofline, StepPoint
@@ -12,6 +13,10 @@ from traceql.report.model import Layer, Place, Point, Roofline, StepPoint
 PLOT_HEIGHT = 260
 STRIP_HEIGHT = 96
 SERIES_HEIGHT = 150
+_NAMED = 30
+"""Columns that still have room for their names."""
+_WIDEST = 14
+"""Columns are as wide as if there were this many at least."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,7 @@ class Tick:
 class Bar:
     """One column: its whole height and the filled part of it, from the bottom."""
 
+    name: str
     x: float
     width: float
     top: float
@@ -82,35 +88,48 @@ class RooflineChart:
 
 def series(points: Sequence[StepPoint]) -> Columns:
     """Period of each step as a column, its GPU busy time filled."""
-    columns = [(p.period_ms, p.busy_ms, p.label, p.kind, p.place) for p in points]
+    named = len(points) <= _NAMED
+    columns = [
+        _Value(str(p.step_id) if named else "", p.period_ms, p.busy_ms, p.label, p.kind, p.place) for p in points
+    ]
     return _columns(columns, 1e6, SERIES_HEIGHT)
 
 
 def strip(layers: Sequence[Layer]) -> Columns:
     """Wall time of each layer as a column, GPU busy time filled."""
-    columns = [(float(la.dur_ns), float(la.busy_ns), la.text, "layer", la.place) for la in layers]
+    columns = [_Value("", la.dur_ns, la.busy_ns, la.text, "layer", la.place) for la in layers]
     return _columns(columns, 1.0, STRIP_HEIGHT)
 
 
-def _columns(values: list[tuple[float, float | None, str, str, Place]], ns_each: float, height: int) -> Columns:
-    """``values``: (whole, filled part or None, text, kind, place), whole and part in units of ``ns_each`` ns."""
-    largest = max((whole for whole, *_ in values), default=0.0) or 1.0
+class _Value(NamedTuple):
+    name: str
+    whole: float
+    part: float | None
+    text: str
+    kind: str
+    place: Place
+
+
+def _columns(values: Sequence[_Value], ns_each: float, height: int) -> Columns:
+    """One column a value; whole and part are in units of ``ns_each`` ns."""
+    largest = max((value.whole for value in values), default=0.0) or 1.0
     scale = units.scale("ns", [largest * ns_each], comfortable=1.0)
     top = _ceiling(largest * ns_each / scale.factor)
     full = top * scale.factor / ns_each
-    slot = 100 / max(len(values), 1)
+    slot = 100 / max(len(values), _WIDEST)
     gap = 0.14 * slot if len(values) > 1 else 0.0
     bars = tuple(
         Bar(
+            name=value.name,
             x=i * slot + gap / 2,
             width=slot - gap,
-            top=height * (1 - whole / full),
-            fill_top=None if part is None else height * (1 - min(part, whole) / full),
-            text=text,
-            kind=kind,
-            place=place,
+            top=height * (1 - value.whole / full),
+            fill_top=None if value.part is None else height * (1 - min(value.part, value.whole) / full),
+            text=value.text,
+            kind=value.kind,
+            place=value.place,
         )
-        for i, (whole, part, text, kind, place) in enumerate(values)
+        for i, value in enumerate(values)
     )
     ticks = tuple(Tick(height * (1 - share), units.number(top * share)) for share in (0.0, 0.5, 1.0))
     return Columns(bars, ticks, height, scale.unit)
@@ -129,8 +148,8 @@ def roofline(data: Roofline) -> RooflineChart:
     ridges = [peak / bandwidth for peak in tops] if bandwidth else []
     xs = [p.intensity for p in data.points] + ridges
     ys = [p.tflops for p in data.points] + tops
-    left, right = _decades(xs)
-    bottom, top = _decades(ys)
+    left, right = _range(xs)
+    bottom, top = _range(ys)
 
     def x_of(value: float) -> float:
         return 100 * (math.log10(value) - left) / (right - left)
@@ -151,8 +170,8 @@ def roofline(data: Roofline) -> RooflineChart:
         dots=tuple(_dot(p, x_of(p.intensity), y_of(p.tflops)) for p in reversed(data.points)),
         roofs=tuple(roofs),
         ridges=tuple(Tick(x_of(r), f"ridge {units.number(r)} FLOP/B") for r in ridges),
-        x_ticks=tuple(Tick(x_of(10.0**d), _power(d)) for d in range(left, right + 1)),
-        y_ticks=tuple(Tick(y_of(10.0**d), _power(d)) for d in range(bottom, top + 1)),
+        x_ticks=tuple(Tick(x_of(value), units.number(value)) for value in _round_numbers(left, right)),
+        y_ticks=tuple(Tick(y_of(value), units.number(value)) for value in _round_numbers(bottom, top)),
     )
 
 
@@ -160,12 +179,15 @@ def _dot(point: Point, x: float, y: float) -> Dot:
     return Dot(x, y, 4 + 1.4 * math.sqrt(point.share_pct), point.bound, point.text, point.label)
 
 
-def _decades(values: Sequence[float]) -> tuple[int, int]:
-    """The powers of ten around ``values``, at least one apart."""
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    """Logarithms of the limits around ``values``: half decades with some room, one decade apart at least."""
     logs = [math.log10(v) for v in values if v > 0] or [0.0]
-    low, high = math.floor(min(logs)), math.ceil(max(logs))
-    return low, max(high, low + 1)
+    low = math.floor(2 * (min(logs) - 0.15)) / 2
+    return low, max(math.ceil(2 * (max(logs) + 0.1)) / 2, low + 1)
 
 
-def _power(exponent: int) -> str:
-    return f"{10**exponent:,}" if exponent >= 0 else f"{10.0**exponent:g}"
+def _round_numbers(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times the powers of ten between two logarithms; the powers alone over a long range."""
+    steps = (1, 2, 5) if high - low <= 2.5 else (1,)
+    found = [m * 10.0**d for d in range(math.floor(low), math.ceil(high) + 1) for m in steps]
+    return [value for value in found if low - 1e-9 <= math.log10(value) <= high + 1e-9]

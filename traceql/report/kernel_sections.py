@@ -13,7 +13,7 @@ from traceql.derived.step_costs import step_gap_parts
 from traceql.report import causes, notes, units
 from traceql.report.evidence import column
 from traceql.report.headline import StepCost, median_steps
-from traceql.report.model import Bin, Cell, Histogram, Layer, Part, Place, Point, Roofline, Table
+from traceql.report.model import Bin, Breakdown, Cell, Histogram, Layer, Part, Place, Point, Roofline, Table
 from traceql.report.names import shown
 from traceql.trace import Trace
 
@@ -71,7 +71,9 @@ def _bin_label(index: int) -> str:
     if index == len(_BIN_EDGES_US):
         return f"≥ {low / size:g} {unit}"
     high = _BIN_EDGES_US[index]
-    return f"{low / size:g}–{high / size:g} {unit}" if high < 1000 or size == 1000 else f"{low}–1000 µs"
+    if high == 1000:
+        unit, size = "ms", 1000
+    return f"{low / size:g}–{high / size:g} {unit}"
 
 
 # --- layers -------------------------------------------------------------------------------------------------------
@@ -106,7 +108,7 @@ def _layer(row: dict[str, Any], index: int) -> Layer:
 # --- kernels ------------------------------------------------------------------------------------------------------
 
 
-def categories(trace: Trace) -> tuple[Part, ...]:
+def categories(trace: Trace) -> Breakdown | None:
     """Kernel time by category in the representative step (in the whole trace where there are no steps)."""
     sums = (
         _kernels(trace)
@@ -114,12 +116,16 @@ def categories(trace: Trace) -> tuple[Part, ...]:
         .agg(pl.col("dur_ns").sum(), pl.len())
         .sort(["dur_ns", "category"], descending=[True, False])
     )
-    total = int(sums["dur_ns"].sum())
-    return tuple(
-        Part(category.replace("_", " "), "busy", ns, 100 * ns / total if total else 0.0, units.ms(ns),
+    if sums.is_empty():
+        return None
+    total = max(int(sums["dur_ns"].sum()), 1)
+    scale = units.scale("ns", sums["dur_ns"].to_list())
+    parts = tuple(
+        Part(units.spelled(category.split("_")), "busy", ns, 100 * ns / total, units.number(ns / scale.factor),
              f"{ns:,} ns in {calls:,} kernels")
         for category, ns, calls in sums.rows()
     )  # fmt: skip
+    return Breakdown(scale.unit, parts)
 
 
 def kernel_table(trace: Trace) -> Table | None:

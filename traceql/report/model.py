@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from traceql.report.units import number
+
 
 @dataclass(frozen=True)
 class Place:
@@ -92,6 +94,18 @@ class Part:
     share_pct: float
     text: str
     exact: str
+
+    @property
+    def share(self) -> str:
+        return number(self.share_pct)
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """Parts of a whole, their texts all in ``unit``."""
+
+    unit: str
+    parts: tuple[Part, ...]
 
 
 @dataclass(frozen=True)
@@ -202,7 +216,7 @@ class TraceView:
     gaps: Histogram | None
     layers: tuple[Layer, ...]
     layers_note: str
-    categories: tuple[Part, ...]
+    categories: Breakdown | None
     kernels_scope: str
     kernels: Table | None
     roofline: Roofline | None

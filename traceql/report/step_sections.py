@@ -21,20 +21,22 @@ _MAX_CHAINS = 8
 
 def chains(trace: Trace) -> tuple[Chain, ...]:
     """Where the time went in the step that stands for each kind and batch size."""
-    return tuple(_chain(step) for step in median_steps(trace)[:_MAX_CHAINS])
+    found = median_steps(trace)[:_MAX_CHAINS]
+    scale = units.scale("ns", [step.span_ns or step.period_ns for step in found], comfortable=1.0)
+    return tuple(_chain(step, scale) for step in found)
 
 
-def _chain(step: StepCost) -> Chain:
+def _chain(step: StepCost, scale: units.Scale) -> Chain:
     label = shown(step.label[:1].upper() + step.label[1:])
+    total = f"{units.number((step.span_ns or step.period_ns) / scale.factor)} {scale.unit}"
     if step.busy_ns is None:
-        total = units.ms(step.period_ns)
         return Chain(label, (), total, known=False, note=f"GPU time {NOT_RECORDED}: replays left no device record")
     if not step.span_ns:
-        return Chain(label, (), units.ms(step.period_ns), known=False, note="no GPU work is linked to this step")
+        return Chain(label, (), total, known=False, note="no GPU work is linked to this step")
     amounts = {"busy": step.busy_ns} | step.idle_ns
     parts = causes.parts(amounts, step.span_ns)
     of = f"step {step.step_id}" + (f", the median of {step.steps}" if step.steps > 1 else "")
-    return Chain(label, parts, units.ms(step.span_ns), note=of)
+    return Chain(label, parts, total, note=of)
 
 
 _STEP_COLUMNS = {
@@ -56,6 +58,8 @@ def step_table(trace: Trace, index: int) -> Table | None:
         return None
     kept = steps.head(MAX_STEPS)
     present = {name: key for name, key in _STEP_COLUMNS.items() if _says_something(kept[name])}
+    if kept["graph_segments"].equals(kept["graph_launches"]):
+        present.pop("graph_segments", None)
     headers, columns = [], []
     periods = kept["period_ns"].drop_nulls().to_list()
     for name, key in present.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from importlib.resources import files
 
@@ -25,6 +26,7 @@ def environment() -> Environment:
     made.filters["md"] = markdown.escaped
     made.filters["code"] = markdown.code
     made.filters["md_table"] = markdown.table
+    made.filters["tied"] = _tied
     made.globals["charts"] = charts
     return made
 
@@ -32,6 +34,14 @@ def environment() -> Environment:
 def source(name: str) -> str:
     """Text of a template, style sheet or script."""
     return files("traceql.templates").joinpath(name).read_text(encoding="utf-8")
+
+
+_NUMBER_AND_UNIT = re.compile(r"(?<=\d) (?=(?:ns|µs|ms|s|%|B|kB|MB|GB|TB|GFLOP|TFLOP|FLOP|tokens)\b|%)")
+
+
+def _tied(text: str) -> str:
+    """``text`` with numbers tied to their units: no line breaks between them."""
+    return _NUMBER_AND_UNIT.sub("\N{NO-BREAK SPACE}", text)
 
 
 def _coordinate(value: float) -> str:

@@ -94,7 +94,7 @@ def _table(table: Table, console: Console, indent: int) -> None:
     for row in rows:
         _indented(Text(row), console, indent)
     left = max(0, len(table.rows) - _ROWS) + table.dropped
-    more = [*([f"{left} more row{"s" if left > 1 else ""}"] if left else []), *([f"not shown: {' · '.join(placed[1])}"] if placed[1] else [])]
+    more = [*([f"{left} more row{'s' if left > 1 else ''}"] if left else []), *([f"not shown: {' · '.join(placed[1])}"] if placed[1] else [])]
     if more:
         _indented(Text(f"… {'; '.join(more)}", style="dim"), console, indent)
 

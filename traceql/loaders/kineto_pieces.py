@@ -1,0 +1,231 @@
+"""One stretch of a trace's events through the compiled scanner: a Piece with its frames and what it proves."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+import polars as pl
+
+from traceql.loaders import json_scan, kineto_scan
+from traceql.loaders.kineto_events import (
+    DECODE_EVENT,
+    FAMILIES,
+    NOT_JSON,
+    READABLE,
+    Event,
+    family_of,
+    family_schema,
+    frame_of,
+)
+from traceql.loaders.kineto_json import Buffer
+from traceql.loaders.kineto_scan_layout import (
+    NULL,
+    Ended,
+    FamilyColumn,
+    Kind,
+    Mode,
+    Result,
+    Workspace,
+    layout,
+    workspace,
+)
+
+_ORDER = "order of the event"  # no column of a family has a name with spaces
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a scan found between ``begin`` and ``position``; the rest is as in ``kineto_scan.scan``."""
+
+    begin: int
+    position: int
+    ended: Ended
+    frames: dict[str, pl.DataFrame]
+    """rows of each family that has any"""
+    events: int
+    phases: int
+    """events with a phase: none in the whole file means it is no trace"""
+    skipped: int
+    """complete events without a readable time"""
+    last_start: int
+    aligned: bool
+
+
+class _Unreadable(Exception):
+    """An event that the strict decoder refuses, at this index."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+
+class _Refused(Exception):
+    """The scan cannot be used as it is; another mode or more room may do."""
+
+
+class _Room(threading.local):
+    """A workspace for each thread, kept from scan to scan."""
+
+    space: Workspace | None = None
+    rows = odd = texts = 0
+
+    def of(self, rows: int, odd: int, texts: int) -> Workspace:
+        if self.space is None or rows > self.rows or odd > self.odd or texts > self.texts:
+            self.space = None  # give the old one back first
+            self.rows, self.odd, self.texts = max(rows, self.rows), max(odd, self.odd), max(texts, self.texts)
+            self.space = workspace(self.rows, self.odd, self.texts)
+        return self.space
+
+
+_room = _Room()
+
+
+def read(buffer: Buffer, begin: int, limit: int) -> Piece:
+    """The events from ``begin``, where one starts, until one would start at or after ``limit``."""
+    data = np.frombuffer(buffer, np.uint8)
+    mode = Mode.ODD_ONLY
+    while True:
+        try:
+            return _read(buffer, data, begin, limit, mode)
+        except _Refused:
+            mode = Mode(mode + 1)
+        except _Unreadable as error:
+            before = read(buffer, begin, error.at)
+            return Piece(**{**vars(before), "position": error.at, "ended": Ended.BROKEN})
+
+
+def _read(buffer: Buffer, data: Any, begin: int, limit: int, mode: Mode) -> Piece:
+    space, ended = _scan(data, begin, limit, mode)
+    result = space.result
+    position = int(result[Result.POSITION])
+    odd = space.odd[: result[Result.ODD]]
+    if mode != Mode.EVERYTHING:
+        counted = json_scan.count_phases(data, begin, position)
+        counted -= sum(json_scan.count_phases(data, start, stop) for start, stop in odd[:, :2].tolist())
+        if ended != Ended.BROKEN and counted != result[Result.PHASES]:
+            raise _Refused from None
+    texts = _texts(buffer, space, strict=mode == Mode.ODD_ONLY)
+    frames = {
+        family: _frame(columns, space, index, texts)
+        for index, (family, columns) in enumerate(layout()[1].items())
+        if space.counts[index]
+    }
+    phases, skipped = int(result[Result.PHASES]), int(result[Result.SKIPPED])
+    if len(odd):
+        events = [_decoded(buffer, start, stop) for start, stop in odd[:, :2].tolist()]
+        phases += sum(event.ph is not None for event in events)
+        skipped += _insert(frames, events, odd[:, 2:])
+    return Piece(
+        begin=begin,
+        position=position,
+        ended=ended,
+        frames=frames,
+        events=int(result[Result.EVENTS]),
+        phases=phases,
+        skipped=skipped,
+        last_start=int(result[Result.LAST_START]),
+        aligned=bool(result[Result.ALIGNED]),
+    )
+
+
+def _scan(data: Any, begin: int, limit: int, mode: Mode) -> tuple[Workspace, Ended]:
+    size = limit - begin
+    rows, odd, texts = size // 128 + 64, size // 4096 + 64, size // 512 + 256
+    while True:
+        space = _room.of(rows, odd, texts)
+        ended = Ended(kineto_scan.scan(data, begin, limit, len(data), mode.value, layout()[0], space))
+        if ended != Ended.FULL:
+            return space, ended
+        rows, odd, texts = 4 * _room.rows, 4 * _room.odd, 4 * _room.texts
+
+
+def _texts(buffer: Buffer, space: Workspace, *, strict: bool) -> pl.Series:
+    """The distinct texts of a scan by code, and a null after the last."""
+    count = space.result[Result.TEXTS]
+    starts = space.text_starts[:count].tolist()
+    lengths = space.text_lengths[:count].tolist()
+    texts: list[str | None] = []
+    for start, packed in zip(starts, lengths, strict=True):
+        encoded = buffer[start : start + (packed >> 1)]
+        if packed & 1:
+            texts.append(encoded.decode("utf-8", "replace"))
+        elif b"\\" not in encoded and encoded.isascii():
+            texts.append(encoded.decode("ascii"))
+        else:
+            texts.append(_unescaped(encoded))
+    texts.append(None)
+    return pl.Series(texts, dtype=pl.String)
+
+
+def _unescaped(encoded: bytes) -> str:
+    try:
+        return msgspec.json.decode(b'"' + encoded + b'"', type=str)
+    except NOT_JSON:
+        raise _Refused from None
+
+
+def _frame(columns: list[FamilyColumn], space: Workspace, family: int, texts: pl.Series) -> pl.DataFrame:
+    rows = int(space.counts[family])
+    return pl.DataFrame([_series(column, space, rows, texts) for column in columns])
+
+
+def _series(column: FamilyColumn, space: Workspace, rows: int, texts: pl.Series) -> pl.Series:
+    is_text = column.kind in (Kind.TEXT, Kind.RAW)
+    filled = int(space.filled[column.row])
+    if not filled:
+        dtype = pl.String if is_text else pl.Float64 if column.kind == Kind.FLOAT else pl.Int64
+        return pl.Series(column.name, [None], dtype=dtype).new_from_index(0, rows)
+    values = space.columns[column.row, :rows]
+    values[filled:] = NULL
+    missing = values == NULL
+    if is_text:
+        codes = np.where(missing, len(texts) - 1, values).astype(np.uint32)
+        return texts.gather(pl.Series(codes)).alias(column.name)
+    series = pl.Series(column.name, values.view(np.float64) if column.kind == Kind.FLOAT else values)
+    return series.set(pl.Series(missing), None) if missing.any() else series
+
+
+# --- events the scanner left to the strict decoder ------------------------------------------------------------------
+
+
+def _decoded(buffer: Buffer, start: int, stop: int) -> Event:
+    try:
+        return DECODE_EVENT.decode(buffer[start:stop])
+    except NOT_JSON:
+        raise _Unreadable(start) from None
+
+
+def _insert(frames: dict[str, pl.DataFrame], events: list[Event], counts: Any) -> int:
+    """Put each event's row where it stands in the file; returns how many have no readable time.
+
+    ``counts[i, f]``: rows of family ``f`` that the scanner read before ``events[i]``.
+    """
+    members: dict[str, list[int]] = {}
+    for index, event in enumerate(events):
+        if family := family_of(event):
+            members.setdefault(family, []).append(index)
+    skipped = 0
+    for family, indices in members.items():
+        rows = frame_of(family, [events[index] for index in indices])
+        # scanner rows have even places, and an odd event comes before the row whose number it noted
+        places = pl.Series(counts[indices, FAMILIES.index(family)] * 2 - 1)
+        rows = rows.with_columns(places.alias(_ORDER)).filter(READABLE)
+        skipped += len(indices) - rows.height
+        if family in frames:
+            scanned = frames[family].with_columns((pl.int_range(pl.len(), dtype=pl.Int64) * 2).alias(_ORDER))
+            rows = pl.concat([scanned, rows]).sort(_ORDER, maintain_order=True)
+        if rows.height:
+            frames[family] = rows.drop(_ORDER)
+    return skipped
+
+
+def joined(pieces: list[dict[str, pl.DataFrame]]) -> dict[str, pl.DataFrame]:
+    """The frames of all families, each the pieces' rows one after the other."""
+    parts = {family: [piece[family] for piece in pieces if family in piece] for family in FAMILIES}
+    return {
+        family: pl.concat(found) if found else pl.DataFrame(schema=family_schema(family))
+        for family, found in parts.items()
+    }
