@@ -167,7 +167,8 @@ def _sglang_checks(facts: Facts) -> list[Check]:
         return [
             Check(
                 "sglang", "problem", f"not installed in Python {target.python}",
-                "pip install 'sglang>=0.5.9', or name the Python that has it with --python", frozenset({"sglang", "server"}),
+                "pip install 'sglang>=0.5.9', or name the Python that has it with --python",
+                frozenset({"sglang", "server"}),
             )
         ]  # fmt: skip
     version = target.packages.get("sglang", "unknown")

@@ -4,8 +4,8 @@ This file is copied beside a generated ``sitecustomize`` on PYTHONPATH and runs 
 interpreter, before its first line. It imports nothing but the standard library until the program imports torch; it must
 keep working on Python 3.9 and must never break the program: whatever goes wrong is written to the event file.
 
-The options come as JSON in one environment variable, see ``Options``. A trace appears when the chosen steps are over, or
-when the program ends; a process of the program that neither used a GPU nor is the first one leaves none.
+The options come as JSON in one environment variable, see ``Options``. A trace appears when the chosen steps are over,
+or when the program ends; a process of the program that neither used a GPU nor is the first one leaves none.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 VARIABLE = "TRACEQL_INJECT"
@@ -63,12 +65,9 @@ class Recorder:
 
     def log(self, event: str, **details: object) -> None:
         """Append one line to this process's event file."""
-        path = os.path.join(self.options.folder, f"inject-{self.pid}.jsonl")
-        try:
-            with open(path, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"event": event, **details}) + "\n")
-        except OSError:
-            pass
+        path = Path(self.options.folder) / f"inject-{self.pid}.jsonl"
+        with suppress(OSError), path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"event": event, **details}) + "\n")
 
     def start(self) -> None:
         """Start the profiler; called right after ``import torch``, or at the first step when steps were chosen."""
@@ -128,7 +127,7 @@ class Recorder:
         torch = sys.modules.get("torch")
         if "RANK" in os.environ or (torch is not None and torch.cuda.is_initialized()):
             return True
-        others = [name for name in os.listdir(self.options.folder) if name.endswith(".trace.json.gz")]
+        others = any(Path(self.options.folder).glob("*.trace.json.gz"))
         return self.is_main and not others
 
     def _write(self, profiler: Any) -> None:
@@ -137,11 +136,11 @@ class Recorder:
         self._written = True
         rank = os.environ.get("RANK", "")
         label = f"-rank{rank}" if rank.isdigit() else "" if self.is_main else f"-pid{self.pid}"
-        path = os.path.join(self.options.folder, f"torch{label}.trace.json.gz")
-        unfinished = os.path.join(self.options.folder, f".unfinished-{self.pid}.json.gz")
-        profiler.export_chrome_trace(unfinished)
-        os.replace(unfinished, path)
-        self.log("written", file=os.path.basename(path), steps=self._steps)
+        path = Path(self.options.folder) / f"torch{label}.trace.json.gz"
+        unfinished = path.with_name(f".unfinished-{self.pid}.json.gz")
+        profiler.export_chrome_trace(str(unfinished))
+        unfinished.replace(path)
+        self.log("written", file=path.name, steps=self._steps)
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):

@@ -1,6 +1,7 @@
 """What a run directory says of itself: manifest.json, its structs and its reading and writing.
 
-Names carry their unit. What could not be learned is null, never a guess. No environment value, host or user name is kept.
+Names carry their unit. What could not be learned is null, never a guess. No host or user name is kept, and no value of
+an environment variable but those listed in command.py.
 """
 
 from __future__ import annotations

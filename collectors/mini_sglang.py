@@ -27,7 +27,7 @@ def command(target: Interpreter, workload: Workload, mode: str, model_path: str)
         argv += ["--attention-backend", workload.attention_backend]
     if workload.dummy_weights:
         argv.append("--dummy-weights")
-    return Command(tuple([*argv, *workload.extra]))
+    return Command((*argv, *workload.extra))
 
 
 def skip(workload: Workload) -> int:

@@ -1,6 +1,6 @@
 """Decode one static batch with Mini-SGLang; runs in the recorded Python, which needs nothing of traceql.
 
-Generates twice: a warm-up, then the batch that is recorded. Ends each step in ``minisgl.engine.engine:Engine.forward_batch``.
+Generates twice: a warm-up, then the batch that is recorded. A step is one ``minisgl.engine.engine:Engine.forward_batch``.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import random
 import time
+from importlib import import_module
 
 
 def main() -> None:
@@ -22,10 +23,8 @@ def main() -> None:
     parser.add_argument("--dummy-weights", action="store_true")
     options = parser.parse_args()
 
-    from minisgl.core import SamplingParams
-    from minisgl.llm import LLM
-
-    llm = LLM(
+    sampling_params = import_module("minisgl.core").SamplingParams
+    llm = import_module("minisgl.llm").LLM(
         options.model,
         use_dummy_weight=options.dummy_weights,
         attention_backend=options.attention_backend,
@@ -37,7 +36,7 @@ def main() -> None:
     for name, length in (("warm-up", 4), ("batch", options.output_len)):
         prompts = [[draw.randint(3, 9_999) for _ in range(options.input_len)] for _ in range(options.batch_size)]
         begin = time.perf_counter()
-        llm.generate(prompts, SamplingParams(temperature=0.0, ignore_eos=True, max_tokens=length))
+        llm.generate(prompts, sampling_params(temperature=0.0, ignore_eos=True, max_tokens=length))
         print(f"{name}: {length} tokens in {time.perf_counter() - begin:.3f} s", flush=True)
 
 

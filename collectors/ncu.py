@@ -11,11 +11,11 @@ from .problems import COUNTERS_FIX, Problem
 from .software import Tool, dotted, ncu_cuda, parse_version
 
 PRESETS = {
-    "attention": r"attention|Attention|fmha|flash_fwd|flash_attn|PagedKV|Decode|Prefill|mla|_fwd_kernel_stage|MergeStates",
+    "attention": r"[aA]ttention|fmha|flash_fwd|flash_attn|PagedKV|Decode|Prefill|mla|_fwd_kernel_stage|MergeStates",
     "gemm": r"gemm|GEMM|nvjet|cutlass|xmma|gemv|splitK|ampere_|sm80_|sm90_|sm100_",
     "norm": r"[Nn]orm",
-    "communication": r"nccl|all_reduce|allreduce|cross_device_reduce|all_gather|reduce_scatter|multimem|oneshot|twoshot",
-    "all": r"gemm|GEMM|nvjet|cutlass|xmma|attention|Attention|fmha|flash|PagedKV|Decode|Prefill|mla|[Nn]orm|act_and_mul"
+    "communication": r"nccl|all_?reduce|cross_device_reduce|all_?gather|reduce_?scatter|multimem|oneshot|twoshot",
+    "all": r"gemm|GEMM|nvjet|cutlass|xmma|[aA]ttention|fmha|flash|PagedKV|Decode|Prefill|mla|[Nn]orm|act_and_mul"
     r"|rope|rotary|Rotary|store|MergeStates|_fwd_kernel_stage",
 }
 """Component → regular expression over kernel names of SGLang, FlashInfer, Triton, cuBLAS, CUTLASS and NCCL."""
@@ -93,7 +93,7 @@ def _is_administrator(status: Path) -> bool:
 
 
 def collectives_note(preset: str, tp: int) -> Problem | None:
-    """Replaying a collective on one rank while the others wait does not end: the one preset that needs more than ncu."""
+    """Why ncu cannot measure collectives: it replays one on one rank while the others wait, which does not end."""
     if preset == "communication" and tp > 1:
         return Problem(
             "ncu replays kernels one rank at a time, and a collective waits for the others: it would hang",

@@ -42,8 +42,8 @@ def fit(tool: Tool | None, torch_cuda: str | None) -> Problem | None:
     if tool is None:
         return Problem(
             "nsys is not installed",
-            "install Nsight Systems (package nsight-systems of NVIDIA's repository, or `apt install nsight-systems` from "
-            "Debian non-free) and put nsys on PATH",
+            "install Nsight Systems (package nsight-systems of NVIDIA's repository or of Debian non-free) and put nsys on "
+            "PATH",
         )
     cuda, version = parse_version(torch_cuda), tool.version
     if version is None:
@@ -57,8 +57,8 @@ def fit(tool: Tool | None, torch_cuda: str | None) -> Problem | None:
 def _too_old(tool: Tool, known: Version | None, cuda: Version) -> Problem:
     wanted = nsys_for(cuda)
     return Problem(
-        f"nsys {tool.text} knows CUDA up to {dotted(known) if known else '11'}, the program uses {dotted(cuda)}: it stops "
-        "importing at the first runtime call it does not know, and its report keeps only what came before",
+        f"nsys {tool.text} knows CUDA up to {dotted(known) if known else '11'}, the program uses {dotted(cuda)}: it "
+        "stops importing at the first runtime call it does not know, and its report keeps only what came before",
         f"install Nsight Systems {dotted(wanted)} or newer" if wanted else "install a newer Nsight Systems",
     )
 

@@ -82,7 +82,7 @@ _PATTERNS: tuple[tuple[str, str, str], ...] = (
     ),
     # model
     (
-        r"is not a valid model identifier|is not a local folder|Repo id must|Repository Not Found|RepositoryNotFoundError"
+        r"is not a valid model identifier|is not a local folder|Repo id must|Repository ?Not ?Found"
         r"|does not appear to have a file named config\.json|No such file or directory: '[^']*config\.json'",
         "the model was not found",
         "give --model a folder with config.json or an existing Hugging Face id; without --model a built-in shape with "

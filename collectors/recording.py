@@ -146,7 +146,8 @@ class SweepLog:
             ) from error
         self._root = root
         self._sweep = manifests.Sweep(
-            name=root.name, traceql=__version__, command=command, started=datetime.now(UTC).isoformat(timespec="seconds"),
+            name=root.name, traceql=__version__, command=command,
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
             points=[manifests.Point(name=name, status=self._status(name)) for name in names],
         )  # fmt: skip
         self._save()

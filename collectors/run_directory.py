@@ -89,7 +89,7 @@ def default_name(what: str, now: datetime | None = None) -> str:
 
 
 def link_latest(run: Path, runs: Path = RUNS) -> None:
-    """Point ``runs/latest`` at a run. Outside of ``runs`` only when that folder is there; a real folder is left alone."""
+    """Point ``runs/latest`` at a run; for one elsewhere only if ``runs`` is there. A real folder is left alone."""
     inside = run.resolve().is_relative_to(runs.resolve())
     link = runs / LATEST
     if not (inside or runs.is_dir()) or (link.exists() and not link.is_symlink()):

@@ -191,8 +191,8 @@ def require_free(port: int) -> None:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise CollectError(
-                f"port {port} is in use ({error.strerror}); give another with --port (0 finds one), or record that server "
-                f"with --url http://127.0.0.1:{port}"
+                f"port {port} is in use ({error.strerror}); give another with --port (0 finds one), or record that "
+                f"server with --url http://127.0.0.1:{port}"
             ) from error
 
 

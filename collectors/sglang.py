@@ -65,8 +65,8 @@ def bench_module(target: Interpreter) -> str:
         if (root.parent / Path(*module.split("."))).with_suffix(".py").is_file():
             return module
     raise CollectError(
-        f"sglang {target.packages.get('sglang', '?')} has no one-batch benchmark; install sglang 0.5.9 or newer, or use "
-        "`traceql collect server`"
+        f"sglang {target.packages.get('sglang', '?')} has no one-batch benchmark; install sglang 0.5.9 or newer, or "
+        "use `traceql collect server`"
     )
 
 
@@ -103,7 +103,7 @@ class Profile:
 
 
 def latency_command(
-    installation: Installation, workload: Workload, mode: str, model_path: str, results: Path, repeats: int
+    installation: Installation, workload: Workload, mode: str, model_path: str, *, results: Path, repeats: int
 ) -> Command:
     """The benchmark without a profiler; the batch is given once for each repetition, in one process."""
     batch = prefill_batch(workload) if mode == "piecewise" else workload.batch_size or 1
@@ -112,7 +112,7 @@ def latency_command(
         "--batch-size", *([str(batch)] * repeats),
         "--output-len", str(workload.output_len), "--result-filename", str(results),
     ]  # fmt: skip
-    return Command(tuple([*argv, *workload.extra]))
+    return Command((*argv, *workload.extra))
 
 
 def profile_command(
@@ -133,7 +133,7 @@ def profile_command(
         argv += ["--profile-activities", "CUDA_PROFILER"]
     if installation.chooses_steps and profile.stage != "prefill":
         argv += ["--profile-start-step", str(profile.start_step), "--profile-steps", str(profile.steps)]
-    return Command(tuple([*argv, *workload.extra]), {"SGLANG_TORCH_PROFILER_DIR": str(profile.folder)})
+    return Command((*argv, *workload.extra), {"SGLANG_TORCH_PROFILER_DIR": str(profile.folder)})
 
 
 def _profiled_output(installation: Installation, profile: Profile) -> int:
@@ -157,7 +157,7 @@ def server_command(installation: Installation, workload: Workload, mode: str, mo
     if mode in ("graph", "breakable"):
         option = "--cuda-graph-max-bs-decode" if installation.graph_backends else "--cuda-graph-max-bs"
         argv += [option, str(workload.batch_size)]
-    return Command(tuple([*argv, "--host", "127.0.0.1", "--port", str(port), *workload.extra]))
+    return Command((*argv, "--host", "127.0.0.1", "--port", str(port), *workload.extra))
 
 
 def _common(installation: Installation, workload: Workload, mode: str, model_path: str) -> list[str]:

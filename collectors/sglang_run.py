@@ -93,7 +93,8 @@ def server_work(plan: Plan, mode: str, name: str, *, repeats: int) -> Work:
         shared_prefix=plan.shared_prefix,
     )  # fmt: skip
     return server.ServerWork(
-        name=name, mode=mode, what=f"server under load, {plan.steps} steps of every rank", launch=launch, port=plan.port,
+        name=name, mode=mode, what=f"server under load, {plan.steps} steps of every rank", launch=launch,
+        port=plan.port,
         url=None, shape=shape, steps=plan.steps, ranks=workload.tp, repeats=repeats, stacks=plan.stacks,
     )  # fmt: skip
 
@@ -102,7 +103,7 @@ def _latency_work(plan: Plan, mode: str) -> Work:
     def build(folder: Path) -> Command:
         results = folder / "bench.jsonl"
         return plan.visible(
-            sglang.latency_command(plan.installation, plan.workload, mode, plan.model_path, results, plan.repeats)
+            sglang.latency_command(plan.installation, plan.workload, mode, plan.model_path, results=results, repeats=plan.repeats)
         )
 
     def read(folder: Path, log: str) -> tuple[Latency | None, Problem | None]:

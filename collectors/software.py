@@ -51,7 +51,7 @@ _NSYS_CUDA: tuple[tuple[Version, Version], ...] = (
     ((2025, 3), (13, 0)), ((2025, 1), (12, 9)), ((2024, 6), (12, 8)), ((2024, 5), (12, 6)), ((2024, 2), (12, 5)),
     ((2023, 4), (12, 4)), ((2023, 3), (12, 3)), ((2023, 2), (12, 2)), ((2023, 1), (12, 1)), ((2022, 4), (12, 0)),
 )  # fmt: skip
-"""Nsight Systems release → the CUDA toolkit that first shipped with it (component tables of the toolkit's release notes)."""
+"""Nsight Systems release → the CUDA toolkit that first shipped it (component tables of the toolkit's release notes)."""
 
 _NCU_CUDA: tuple[tuple[Version, Version], ...] = (
     ((2025, 3), (13, 0)), ((2025, 2), (12, 9)), ((2025, 1), (12, 8)), ((2024, 3), (12, 6)), ((2024, 2), (12, 5)),

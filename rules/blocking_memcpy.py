@@ -92,9 +92,12 @@ class BlockingMemcpy(Rule):
         rows = [_site_row(trace, row) for row in sites.head(8).rows(named=True)]
         where = f" in {top['caller']}" if top["caller"] else ""
         return self.finding(
-            f"{'1 copy holds' if copies.height == 1 else f'{copies.height} copies hold'} the host in a {median.period_ns / 1e6:.2f} ms {median.label}, {median.value / 1000:,.0f} "
-            f"µs of it ({median.share_pct:.1f} %) with the GPU idle or only copying; most in {top['name']} {top['direction']} "
-            f"{top['src_memory']} → {top['dst_memory']}{where}: {top['bytes']:,} bytes in {top['calls']}{_rate(rows[0])}.",
+            f"{'1 copy holds' if copies.height == 1 else f'{copies.height} copies hold'} the host in a "
+            f"{median.period_ns / 1e6:.2f} ms {median.label}, {median.value / 1000:,.0f} "
+            f"µs of it ({median.share_pct:.1f} %) with the GPU idle or only copying; most in {top['name']} "
+            f"{top['direction']} "
+            f"{top['src_memory']} → {top['dst_memory']}{where}: {top['bytes']:,} bytes in "
+            f"{top['calls']}{_rate(rows[0])}.",
             key=(median.kind, top["name"], top["direction"]),
             subject=top["caller"] or top["name"],
             step_id=median.step_id,
@@ -112,7 +115,8 @@ class BlockingMemcpy(Rule):
                 "call_sites": rows,
             },
             advice=[
-                "Pin the host buffer and copy with non_blocking=True; read results back one step later, behind an event.",
+                "Pin the host buffer and copy with non_blocking=True; read results back one step later, behind an "
+                "event.",
                 "Keep the value on the GPU, or gather the small copies into one.",
             ],
         )

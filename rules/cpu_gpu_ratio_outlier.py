@@ -97,7 +97,8 @@ class CpuGpuRatioOutlier(Rule):
                 "share_of_step_cpu_pct": 100 * cpu / total,
             },
             advice=[
-                "Give the op less to do on the host: a fused or out-variant kernel, cached arguments, no per-call checks.",
+                "Give the op less to do on the host: a fused or out-variant kernel, cached arguments, no per-call "
+                "checks.",
                 "Inside a CUDA graph its host cost vanishes.",
             ],
         )

@@ -79,7 +79,8 @@ class LaunchBoundStep(Rule):
         waiting = step["gpu_busy_ns"] - step["gpu_work_ns"]
         less = f" (and up to {waiting / 1e6:.2f} ms waiting for other ranks)" if waiting else ""
         return self.finding(
-            f"The host takes {ms['issuing_ns']:.2f} ms to issue a {median.label}, the GPU {ms['gpu_work_ns']:.2f} ms to run "
+            f"The host takes {ms['issuing_ns']:.2f} ms to issue a {median.label}, the GPU {ms['gpu_work_ns']:.2f} ms "
+            "to run "
             f"it{less}: dispatch {ms['dispatch_ns']:.2f} + launch calls {ms['launch_ns']:.2f} ms, beside "
             f"{ms['python_ns']:.2f} ms of Python; within the step the GPU is idle {ms['gpu_idle_ns']:.2f} ms.",
             key=(median.kind,),
@@ -99,7 +100,8 @@ class LaunchBoundStep(Rule):
             },
             advice=[
                 "Capture the step in a CUDA graph: one launch call replaces all of them.",
-                "Issue fewer operators: torch.compile, fused kernels and out-variants; or give each more work with a larger batch.",
+                "Issue fewer operators: torch.compile, fused kernels and out-variants; or give each more work with a "
+                "larger batch.",
             ],
         )
 

@@ -46,10 +46,14 @@ from traceql.rule import Rule, option
 from traceql.trace import Trace
 
 _ADVICE = {
-    "host": "The host had not reached the launch: capture the step in a CUDA graph, or cut the Python and op dispatch in the frames above.",
-    "launch": "Launch calls themselves are the delay: fewer, larger kernels (fusion) or one graph launch in their place.",
-    "launch latency": "The call returned and the GPU was still idle: launches come one at a time, nothing is queued ahead.",
-    "graph launch": "cudaGraphLaunch is the delay: launch the next replay before the last one ends, or split off what changes per step.",
+    "host": "The host had not reached the launch: capture the step in a CUDA graph, or cut the Python and op "
+    "dispatch in the frames above.",
+    "launch": "Launch calls themselves are the delay: fewer, larger kernels (fusion) or one graph launch in their "
+    "place.",
+    "launch latency": "The call returned and the GPU was still idle: launches come one at a time, nothing is queued "
+    "ahead.",
+    "graph launch": "cudaGraphLaunch is the delay: launch the next replay before the last one ends, or split off "
+    "what changes per step.",
 }
 
 
@@ -91,7 +95,8 @@ class LaunchGap(Rule):
         culprit = blames.filter(pl.col("cause") == top["cause"]).row(0, named=True)
         count, us = gaps.height, median.value / 1000
         return self.finding(
-            f"{us:,.0f} µs of a {median.period_ns / 1e6:.2f} ms {median.label} ({median.share_pct:.0f} %) the GPU waits for "
+            f"{us:,.0f} µs of a {median.period_ns / 1e6:.2f} ms {median.label} ({median.share_pct:.0f} %) the GPU "
+            "waits for "
             f"the host, in {count} gaps; most of it {_phrase(top['cause'])}, longest under {culprit['blame']}.",
             key=(median.kind,),
             subject=culprit["blame"],
@@ -127,5 +132,6 @@ class LaunchGap(Rule):
 def _phrase(cause: str) -> str:
     return {
         "host": "before the launch is reached", "launch": "inside launch calls",
-        "launch latency": "between a launch call's return and the kernel's start", "graph launch": "inside the graph launch call",
+        "launch latency": "between a launch call's return and the kernel's start", "graph launch": "inside the graph "
+        "launch call",
     }[cause]  # fmt: skip

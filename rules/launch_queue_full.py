@@ -66,7 +66,8 @@ class LaunchQueueFull(Rule):
         worst = calls.sort(pl.col("dur_ns") * -1, "start_ns").row(0, named=True)
         total = int(calls["dur_ns"].sum())
         return self.finding(
-            f"{calls.height} launch calls waited for room in the launch queue, {total / 1e6:,.1f} ms of host time: the GPU is "
+            f"{calls.height} launch calls waited for room in the launch queue, {total / 1e6:,.1f} ms of host time: "
+            "the GPU is "
             "the slower side, and these calls are not launch overhead.",
             key=(told_by,),
             subject="launch queue",

@@ -78,7 +78,8 @@ class Recompilation(Rule):
         first, last = found["start_ns"].min(), found["end_ns"].max()
         loaded = loadings(trace).filter(pl.col("start_ns").is_between(first, last))
         return self.finding(
-            f"{per_step.height} of {names.height} steps compile or load code: {total / 1e6:,.1f} ms, most by {top['what']} "
+            f"{per_step.height} of {names.height} steps compile or load code: {total / 1e6:,.1f} ms, most by "
+            f"{top['what']} "
             f"({top['name']}, {top['times']} {'time' if top['times'] == 1 else 'times'}).",
             key=(top["what"],),
             subject=top["name"],
@@ -103,6 +104,7 @@ class Recompilation(Rule):
             },
             advice=[
                 "Warm up every shape before measuring, and keep the compile caches across restarts.",
-                "If it happens again at every change of shape, mark that dimension dynamic; TORCH_LOGS=recompiles names the guard.",
+                "If it happens again at every change of shape, mark that dimension dynamic; TORCH_LOGS=recompiles "
+                "names the guard.",
             ],
         )

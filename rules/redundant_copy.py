@@ -79,7 +79,8 @@ class RedundantCopy(Rule):
         row = gpu_ops(trace).row(by_predicate=pl.col("gpu_op_id") == top["first_op"], named=True)
         more = f" ({found.height} patterns)" if found.height > 1 else ""
         return self.finding(
-            f"{chosen.height} copies in a {median.label}{more}: {gpu / 1000:,.0f} µs on the GPU and {host / 1e6:.2f} ms of host "
+            f"{chosen.height} copies in a {median.label}{more}: {gpu / 1000:,.0f} µs on the GPU and {host / 1e6:.2f} "
+            "ms of host "
             f"time, {median.share_pct:.1f} % of the step; most by {described(top)}, {top['count']} times.",
             key=(median.kind, top["op"], place(top)),
             subject=place(top) or top["op"],
@@ -96,7 +97,8 @@ class RedundantCopy(Rule):
                 "patterns": [pattern_row(p) for p in found.head(8).rows(named=True)],
             },
             advice=[
-                "Write the layout that the next kernel reads, or use a kernel that takes strides: then nothing is copied.",
+                "Write the layout that the next kernel reads, or use a kernel that takes strides: then nothing is "
+                "copied.",
                 "If the copy must stay, make it part of the kernel that produces the tensor.",
             ],
         )

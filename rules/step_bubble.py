@@ -78,7 +78,8 @@ class StepBubble(Rule):
         most = "" if top["activity"] == UNCOVERED else f"; most in {top['activity']}"
         doing = ", ".join(f"{name} {ns / 1000:,.0f} µs" for name, ns in work.head(4).rows())
         return self.finding(
-            f"{median.value / 1000:,.0f} µs of a {median.period_ns / 1e6:.2f} ms {median.label} ({median.share_pct:.0f} %) the GPU "
+            f"{median.value / 1000:,.0f} µs of a {median.period_ns / 1e6:.2f} ms {median.label} "
+            f"({median.share_pct:.0f} %) the GPU "
             f"is idle between steps; the host meanwhile: {doing}{most}.",
             key=(median.kind,),
             subject=str(top["activity"]),
@@ -105,7 +106,8 @@ class StepBubble(Rule):
 
 
 _FOR = {
-    "scheduling": "Prepare the next batch while the GPU runs this one (SGLang: overlap schedule; vLLM: async scheduling).",
+    "scheduling": "Prepare the next batch while the GPU runs this one (SGLang: overlap schedule; vLLM: async "
+    "scheduling).",
     "plan and metadata": "Build attention metadata on the GPU, or plan the next step before this one ends.",
     "sampling": "Sample on the GPU without reading logits or tokens back, and fuse the sampler's kernels.",
     "output processing": "Move detokenising and output handling to another process or behind the next launch.",

@@ -116,7 +116,8 @@ class SynchronizingCall(Rule):
                 ],
             },
             advice=[
-                "Keep the value on the GPU, or read it back one step later with a non-blocking copy to pinned memory and an event.",
+                "Keep the value on the GPU, or read it back one step later with a non-blocking copy to pinned memory "
+                "and an event.",
                 "Where a wait must stay, launch the work that does not depend on it first.",
             ],
         )  # fmt: skip

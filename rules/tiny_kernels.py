@@ -90,7 +90,8 @@ class TinyKernels(Rule):
         best = f"; the costliest chain is {rows[0]['chain']}, {rows[0]['count']}× a step" if rows else ""
         return self.finding(
             f"{tiny.height} of {kernels.height} kernel launches in a {median.label} are of kernels under "
-            f"{options.max_kernel_us:g} µs: {median.value / 1000:,.0f} µs of launch calls for {gpu_us:,.0f} µs on the GPU{best}.",
+            f"{options.max_kernel_us:g} µs: {median.value / 1000:,.0f} µs of launch calls for {gpu_us:,.0f} µs on "
+            f"the GPU{best}.",
             key=(median.kind,),
             subject=rows[0]["chain"] if rows else str(first["name"]),
             step_id=median.step_id,
@@ -107,7 +108,8 @@ class TinyKernels(Rule):
                 "chains": rows,
             },
             advice=[
-                "Fuse the chains listed: torch.compile, or library kernels (fused add + norm, rotary + cache write, sampler).",
+                "Fuse the chains listed: torch.compile, or library kernels (fused add + norm, rotary + cache write, "
+                "sampler).",
                 "A CUDA graph removes the launch calls of all of them at once.",
             ],
         )

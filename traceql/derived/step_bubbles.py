@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 WORK = {
-    "plan and metadata": r"plan\b|metadata|begin_forward|replay_prepare|forward_batch_info|page_table|block_table|kv_indices",
+    "plan and metadata": "
+    "r"plan\b|metadata|begin_forward|replay_prepare|forward_batch_info|page_table|block_table|kv_indices",
     "sampling": r"sampl|argmax|top_?[kp]\b|multinomial|logits_processor",
     "output processing": r"detoken|process_batch_result|stream_output|output_processor|make_output",
-    "scheduling": r"schedul|prepare_for_(?:decode|extend)|get_next_batch|recv_req|(?:input|running)_batch|waiting_queue",
+    "scheduling": "
+    "r"schedul|prepare_for_(?:decode|extend)|get_next_batch|recv_req|(?:input|running)_batch|waiting_queue",
 }
 """Kind of work → what its frames, ranges and operators are called in SGLang, vLLM and FlashInfer."""
 
