@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 _SECRET_OPTION = re.compile(r"^--?[\w-]*(?:api-?key|token|password|secret|credential)s?$", re.IGNORECASE)
+_PROGRAM = re.compile(r"/(?:.*/)?(python[\d.]*|nsys|ncu)$")
 _NOT_SECRET = re.compile(r"tokens$|tokenizer|token-id", re.IGNORECASE)
 
 RECORDED_VALUES = frozenset(
@@ -47,11 +47,13 @@ class Command:
 
 
 def portable(text: str, folder: Path | None = None) -> str:
-    """``text`` without what only this machine knows: RUN for the run folder, python, and ~ for the home folder."""
+    """``text`` without what only this machine knows: RUN for the run folder, bare names of interpreter and profilers,
+    and ~ for the home folder."""
     if folder is not None:
         text = text.replace(str(folder), "RUN")
-    if text == sys.executable:
-        return "python"
+    program = _PROGRAM.match(text)
+    if program:
+        return program.group(1)
     home = os.path.expanduser("~")  # noqa: PTH111 - the text form, not a Path
     if len(home) > 1 and (text == home or text.startswith(home + "/") or f"={home}/" in text):
         text = text.replace(home, "~")

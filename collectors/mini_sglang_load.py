@@ -1,6 +1,6 @@
 """Decode one static batch with Mini-SGLang; runs in the recorded Python, which needs nothing of traceql.
 
-Generates twice: a warm-up, then the batch that is recorded. A step is one ``minisgl.engine.engine:Engine.forward_batch``.
+Generates twice: a warm-up, then the batch that is recorded. A step is one call of ``Engine.forward_batch``.
 """
 
 from __future__ import annotations

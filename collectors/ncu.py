@@ -92,11 +92,11 @@ def _is_administrator(status: Path) -> bool:
     return bool(found and int(found.group(1), 16) >> _CAP_SYS_ADMIN & 1)
 
 
-def collectives_note(preset: str, tp: int) -> Problem | None:
-    """Why ncu cannot measure collectives: it replays one on one rank while the others wait, which does not end."""
-    if preset == "communication" and tp > 1:
+def collectives_problem(tp: int) -> Problem | None:
+    """Why ncu cannot measure the collectives of several ranks: it replays one while the others wait, without end."""
+    if tp > 1:
         return Problem(
             "ncu replays kernels one rank at a time, and a collective waits for the others: it would hang",
             "record communication with torch or nsys (--profiler torch)",
         )
-    return None
+    return Problem("one GPU runs no collective", "choose another --preset")

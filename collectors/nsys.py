@@ -42,8 +42,7 @@ def fit(tool: Tool | None, torch_cuda: str | None) -> Problem | None:
     if tool is None:
         return Problem(
             "nsys is not installed",
-            "install Nsight Systems (package nsight-systems of NVIDIA's repository or of Debian non-free) and put nsys on "
-            "PATH",
+            "install Nsight Systems (package nsight-systems of NVIDIA or Debian non-free) and put nsys on PATH",
         )
     cuda, version = parse_version(torch_cuda), tool.version
     if version is None:

@@ -49,9 +49,10 @@ class NcuOptions:
     from_start: bool = True
 
 
-def works(request: Request, facts: Facts, repeats: int) -> list[Work]:
-    """The stages: the command alone ``repeats`` times, then under the profiler."""
-    program = Command(request.argv)
+def works(request: Request, facts: Facts, repeats: int, gpus: list[int] | None = None) -> list[Work]:
+    """The stages: the command alone ``repeats`` times, then under the profiler. ``gpus``: those it may see."""
+    visible = {"CUDA_VISIBLE_DEVICES": ",".join(str(g) for g in gpus)} if gpus is not None else {}
+    program = Command(request.argv, visible)
     found: list[Work] = [PlainWork(program, repeats)] if repeats else []
     if request.torch is not None:
         found.append(TorchWork(program, request.torch))
@@ -144,7 +145,7 @@ def ncu_work(program: Command, tool: Tool, options: NcuOptions) -> Work:
 
 def engine_works(
     program: Command, mode: str, profilers: tuple[str, ...], facts: Facts, *, step_on: str, skip: int, steps: int,
-    stacks: bool, graph_trace: str,
+    stacks: bool,
 ) -> list[Work]:  # fmt: skip
     """The stages of a known engine's decode loop in one graph mode."""
     works: list[Work] = []
@@ -152,5 +153,5 @@ def engine_works(
         options = inject.Options(stacks=stacks, step_on=step_on, skip=skip, warmup=2, active=steps)
         works.append(TorchWork(program, options, f"{mode}-torch", mode))
     if "nsys" in profilers and facts.nsys is not None:
-        works.append(nsys_work(program, facts.nsys, NsysOptions(graph_trace), f"{mode}-nsys", mode))
+        works.append(nsys_work(program, facts.nsys, NsysOptions(), f"{mode}-nsys", mode))
     return works

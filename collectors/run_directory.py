@@ -22,7 +22,7 @@ class RunDirectory:
 
     def __init__(self, final: Path) -> None:
         self.final = final
-        self.path = final.with_name(f".{final.name}.partial")
+        self.path = final.absolute().with_name(f".{final.name}.partial")
 
     def open(self, *, resume: bool = False) -> Manifest | None:
         """Make the folder; with ``resume`` take up what an earlier attempt left and return its manifest.

@@ -39,6 +39,11 @@ class Installation:
     choices: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Option → the values it accepts, where the help lists them."""
 
+    @classmethod
+    def from_help(cls, python: str, version: str, module: str, text: str) -> Installation:
+        """From what ``python -m module --help`` printed."""
+        return cls(python, version, module, frozenset(re.findall(r"--[a-z][a-z0-9-]+", text)), _choices(text))
+
     def has(self, option: str) -> bool:
         return option in self.options
 
@@ -80,10 +85,7 @@ def inspect(target: Interpreter) -> Installation:
         problem = explain(text)
         said = str(problem) if problem else last_error_line(text)
         raise CollectError(f"python -m {module} --help does not work: {said}")
-    return Installation(
-        python=target.executable, version=target.packages.get("sglang", "unknown"), bench_module=module,
-        options=frozenset(re.findall(r"--[a-z][a-z0-9-]+", text)), choices=_choices(text),
-    )  # fmt: skip
+    return Installation.from_help(target.executable, target.packages.get("sglang", "unknown"), module, text)
 
 
 def _choices(help_text: str) -> dict[str, tuple[str, ...]]:
@@ -174,6 +176,11 @@ def _server_options(installation: Installation, workload: Workload, mode: str, m
     if workload.tp > 1:
         options += ["--tp-size" if installation.has("--tp-size") else "--tensor-parallel-size", str(workload.tp)]
     if workload.attention_backend:
+        known = installation.choices.get("--attention-backend", ())
+        if known and workload.attention_backend not in known:
+            raise CollectError(
+                f"sglang {installation.version} has no attention backend {workload.attention_backend}; it has {', '.join(known)}"
+            )
         options += ["--attention-backend", workload.attention_backend]
     if workload.layerwise_nvtx:
         if not installation.has("--enable-layerwise-nvtx-marker"):

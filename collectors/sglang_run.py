@@ -103,21 +103,26 @@ def _latency_work(plan: Plan, mode: str) -> Work:
     def build(folder: Path) -> Command:
         results = folder / "bench.jsonl"
         return plan.visible(
-            sglang.latency_command(plan.installation, plan.workload, mode, plan.model_path, results=results, repeats=plan.repeats)
+            sglang.latency_command(
+                plan.installation, plan.workload, mode, plan.model_path, results=results, repeats=plan.repeats
+            )
         )
 
     def read(folder: Path, log: str) -> tuple[Latency | None, Problem | None]:
         found = sglang.read_latency(folder / "bench.jsonl", log, mode)
         return found, None
 
-    return CommandWork(f"{mode}-latency", "none", mode, f"unprofiled latency, {plan.repeats} times", build, read)
+    what = f"unprofiled latency, {plan.repeats} times"
+    return CommandWork(f"{mode}-latency", "none", mode, what, build, read, notes=_notes(plan, mode))
 
 
 def _torch_work(plan: Plan, mode: str) -> Work:
     def build(folder: Path) -> Command:
         return _bench(plan, mode, "torch", folder)
 
-    return CommandWork(f"{mode}-torch", "torch", mode, _steps_text(plan, "torch.profiler"), build, _nothing)
+    return CommandWork(
+        f"{mode}-torch", "torch", mode, _what(plan, mode, "torch.profiler"), build, _nothing, notes=_notes(plan, mode)
+    )
 
 
 def _nsys_work(plan: Plan, mode: str, tool: Tool) -> Work:
@@ -130,8 +135,8 @@ def _nsys_work(plan: Plan, mode: str, tool: Tool) -> Work:
     def read(folder: Path, _log: str) -> tuple[Latency | None, Problem | None]:
         return None, nsys.finish(tool, folder / f"sglang-{mode}")
 
-    what = _steps_text(plan, "Nsight Systems")
-    return CommandWork(f"{mode}-nsys", "nsys", mode, what, build, read, grace_s=60.0)
+    what = _what(plan, mode, "Nsight Systems")
+    return CommandWork(f"{mode}-nsys", "nsys", mode, what, build, read, grace_s=60.0, notes=_notes(plan, mode))
 
 
 def _ncu_work(plan: Plan, mode: str, tool: Tool) -> Work:
@@ -142,7 +147,7 @@ def _ncu_work(plan: Plan, mode: str, tool: Tool) -> Work:
         )  # fmt: skip
 
     what = f"Nsight Compute, {plan.ncu_count} kernels ({plan.ncu_preset})"
-    return CommandWork(f"{mode}-ncu", "ncu", mode, what, build, _nothing)
+    return CommandWork(f"{mode}-ncu", "ncu", mode, what, build, _nothing, notes=_notes(plan, mode))
 
 
 def _bench(plan: Plan, mode: str, kind: str, folder: Path) -> Command:
@@ -160,6 +165,19 @@ def _ncu_mode(modes: tuple[str, ...]) -> str:
     return "eager" if "eager" in modes else modes[0]
 
 
-def _steps_text(plan: Plan, profiler: str) -> str:
+def _what(plan: Plan, mode: str, profiler: str) -> str:
+    if mode == "piecewise" or plan.stage == "prefill":
+        return f"{profiler}, one prefill"
     steps = plan.steps if plan.installation.chooses_steps else 1
-    return f"{profiler}, {steps} {'step' if steps == 1 else 'steps'}"
+    return f"{profiler}, {steps} decode {'step' if steps == 1 else 'steps'}"
+
+
+def _notes(plan: Plan, mode: str) -> tuple[str, ...]:
+    """What differs from the workload as it was asked for."""
+    notes = []
+    if mode == "piecewise":
+        batch = sglang.prefill_batch(plan.workload)
+        notes.append(f"prefill of {batch} x {plan.workload.input_len} tokens: piecewise graphs are captured for sizes")
+    elif not plan.installation.chooses_steps and plan.steps > 1:
+        notes.append(f"sglang {plan.installation.version} records one step, it cannot be told which")
+    return tuple(notes)

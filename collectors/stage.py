@@ -81,14 +81,16 @@ class CommandWork:
     read: Callable[[Path, str], tuple[Latency | None, Problem | None]]
     """Folder and log → latency, and a failure that the exit code does not show."""
     grace_s: float = 20.0
+    notes: tuple[str, ...] = ()
 
     def execute(self, room: Room) -> Done:
+        """Run it to its end."""
         command = self.build(room.folder)
         outcome = child.run(
             command, room.log, timeout_s=room.timeout_s, tick=room.tick, folder=room.run, grace_s=self.grace_s
         )
         latency, problem = self.read(room.folder, child.tail(room.log, 4_000_000))
-        return Done(command, outcome, latency, problem)
+        return Done(command, outcome, latency, problem, list(self.notes))
 
 
 def record(work: Work, run: RunDirectory, progress: Progress, *, timeout_s: float, gpus: list[int] | None) -> Stage:

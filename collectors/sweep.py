@@ -30,6 +30,7 @@ class Point:
 
 
 def points(
+    *,
     batch_sizes: Sequence[int],
     input_lens: Sequence[int],
     backends: Sequence[str | None],
@@ -39,9 +40,7 @@ def points(
     """The product, each point once, in the order given. One GPU has no topology."""
     found = [
         Point(batch, length, backend, tp, topology if tp > 1 else None)
-        for tp, topology, backend, length, batch in product(
-            tps, topologies, backends or [None], input_lens, batch_sizes
-        )
+        for tp, topology, backend, length, batch in product(tps, topologies, backends, input_lens, batch_sizes)
     ]
     return list(dict.fromkeys(found))
 
@@ -83,7 +82,7 @@ def table(runs: Sequence[tuple[str, Manifest]]) -> list[tuple[str, ...]]:
             rows.append(
                 (
                     name, mode or "", f"{latency.median_ms:.3f}" if latency else "–",
-                    f"{latency.spread_pct:.1f}" if latency else "–",
+                    f"{latency.spread_pct:.1f}" if latency and len(latency.runs_ms) > 1 else "–",
                     f"{latency.tokens_per_s:.0f}" if latency and latency.tokens_per_s else "–", ratio,
                     _efficiency(manifest, mode, runs), manifest.status + (" (throttled)" if manifest.throttled else ""),
                 )

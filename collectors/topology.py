@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 KINDS = ("nvlink", "numa", "across")
-"""nvlink: every pair by NVLink, one NUMA node if possible. numa: one NUMA node, no NVLink. across: two nodes or more."""
+"""nvlink: all pairs by NVLink, one NUMA node if possible. numa: one NUMA node, no NVLink. across: several nodes."""
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 

@@ -36,30 +36,43 @@ def events(folder: Path) -> list[dict[str, object]]:
 
 
 def problem(reported: list[dict[str, object]], options: inject.Options) -> Problem | None:
-    """Why there is no trace, as far as the events tell."""
+    """Why there is no trace, as far as the events tell; None when there is one."""
     names = {event["event"] for event in reported}
-    errors = [f"{event.get('where')}: {event.get('error')}" for event in reported if event["event"] == "error"]
     if "written" in names:
         return None
-    if errors:
-        return Problem(f"the injected profiler failed ({errors[0]})", "see the stage's log and inject-*.jsonl")
-    if "torch imported" not in names:
-        return Problem(
-            "no Python process of the program imported torch, or it ran with -S, -E or -I, which keep the profiler out",
-            "start it without these flags; for a program without torch use `traceql collect nsys -- …`",
-        )
-    if "too few steps" in names:
-        wanted = options.skip + options.warmup + options.active
-        return Problem(
-            f"the program ended before the steps to record (needs more than {wanted})", "lower --skip or --steps"
-        )
-    if options.active and "step on" not in names:
-        return Problem(f"no step was seen: {options.step_on} was never called", "name what ends a step with --step-on")
-    if "not written" in names:
-        return Problem("no process of the program used the GPU", "check that it runs on the GPU")
-    return Problem(
-        "the program ended without letting its profiler finish", "end it normally; os._exit and SIGKILL do not"
+    error = next((f"{e.get('where')}: {e.get('error')}" for e in reported if e["event"] == "error"), None)
+    wanted = options.skip + options.warmup + options.active
+    causes = (
+        (
+            error is not None,
+            Problem(f"the injected profiler failed ({error})", "see the stage's log and inject-*.jsonl"),
+        ),
+        (
+            "torch imported" not in names,
+            Problem(
+                "no Python process of the program imported torch, or it ran with -S, -E or -I, which keep the profiler out",
+                "start it without these flags; for a program without torch use `traceql collect nsys -- …`",
+            ),
+        ),
+        (
+            "too few steps" in names,
+            Problem(
+                f"the program ended before the steps to record (needs more than {wanted})", "lower --skip or --steps"
+            ),
+        ),
+        (
+            bool(options.active) and "step on" not in names,
+            Problem(f"no step was seen: {options.step_on} was never called", "name what ends a step with --step-on"),
+        ),
+        (
+            "not written" in names,
+            Problem("no process of the program used the GPU", "check that it runs on the GPU"),
+        ),
     )
+    unfinished = Problem(
+        "the program ended without letting its profiler finish", "let it end normally, not by os._exit"
+    )
+    return next((cause for holds, cause in causes if holds), unfinished)
 
 
 def latency(reported: list[dict[str, object]]) -> manifest.Latency | None:

@@ -123,8 +123,8 @@ class BlockingMemcpy(Rule):
 
 
 def _costs(trace: Trace) -> pl.DataFrame:
-    """Blocking copies with ``caller``, ``cost_ns`` (the device idles for the call, or runs this copy) and ``own_ns``, the
-    idle part whose saving no other rule counts."""
+    """Blocking copies with ``caller``, ``cost_ns`` (the device idles for the call, or runs this copy) and ``own_ns``,
+    the idle part whose saving no other rule counts."""
     idle = owned_gap_parts(trace).group_by("call_id").agg(
         idle_ns=pl.col("dur_ns").sum(), own_ns=pl.col("dur_ns").filter(pl.col("owner") == "blocking copy").sum()
     )  # fmt: skip

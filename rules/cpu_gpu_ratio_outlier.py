@@ -78,9 +78,10 @@ class CpuGpuRatioOutlier(Rule):
             .row(0, named=True)
         )
         per_call_cpu, per_call_gpu = cpu / calls / 1000, device / calls / 1000
+        often = f"{calls / count:.3g} {'call' if calls == count else 'calls'}"
         return self.finding(
             f"{op['name']} takes {per_call_cpu:.1f} µs of host time a call for {per_call_gpu:.1f} µs on the GPU "
-            f"({op['cpu_gpu_ratio']:.1f}×), {calls / count:.0f} calls and {cpu / count / 1000:,.0f} µs a step.",
+            f"({op['cpu_gpu_ratio']:.1f}×), {often} and {cpu / count / 1000:,.0f} µs a step.",
             key=(str(op["name"]),),
             subject=str(op["name"]),
             step_id=worst["step_id"],

@@ -78,9 +78,8 @@ class Recompilation(Rule):
         first, last = found["start_ns"].min(), found["end_ns"].max()
         loaded = loadings(trace).filter(pl.col("start_ns").is_between(first, last))
         return self.finding(
-            f"{per_step.height} of {names.height} steps compile or load code: {total / 1e6:,.1f} ms, most by "
-            f"{top['what']} "
-            f"({top['name']}, {top['times']} {'time' if top['times'] == 1 else 'times'}).",
+            f"Code is compiled or loaded in {per_step.height} of {names.height} steps: {total / 1e6:,.1f} ms, most by "
+            f"{top['what']} ({top['name']}, {top['times']} {'time' if top['times'] == 1 else 'times'}).",
             key=(top["what"],),
             subject=top["name"],
             step_id=worst["step_id"],

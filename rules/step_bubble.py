@@ -10,8 +10,9 @@ where the scheduler loops over requests in Python.
 ## How it is measured
 All device idle time after the last GPU work launched in one step and before the first launched in the next, work
 that runs between the two (sampling kernels) left out. Replays without a device record are not idle. It is compared
-with the period of the step that waits, in the median step of its kind. Host time is split by what the launching
-thread was inside of; names that tell the kind of work are those of SGLang, vLLM and FlashInfer.
+with the period that holds it, from the start of the step before to the start of the step that waits, in the median
+step of its kind. Host time is split by what the launching thread was inside of; names that tell the kind of work
+are those of SGLang, vLLM and FlashInfer.
 
 `min-share-pct` is 5: of three SGLang H200 captures an eager decode has 3 % (the forward pass itself is the
 problem), a server with overlap scheduling switched off by eager steps 5-6 %, a graph decode 10 %.
@@ -38,8 +39,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from traceql.derived.gap_host import UNCOVERED
 from traceql.derived.gap_owners import owned_gap_parts
-from traceql.derived.gaps import UNCOVERED, gaps
+from traceql.derived.gaps import gaps
 from traceql.derived.step_bubbles import OTHER, bubble_steps, bubble_work
 from traceql.derived.step_costs import Median, median_steps
 from traceql.finding import Finding, Severity
@@ -62,7 +64,7 @@ class StepBubble(Rule):
         bubbles = bubble_steps(trace)
         if bubbles.is_empty():
             raise NotApplicableError("no two steps follow each other on the GPU")
-        for median in median_steps(trace, bubbles.rename({"idle_ns": "value"}), given_only=True):
+        for median in median_steps(trace, bubbles.rename({"idle_ns": "value", "period_ns": "share_of_ns"}), given_only=True):
             if median.share_pct > options.min_share_pct:
                 (late,) = bubbles.filter(pl.col("step_id") == median.step_id)["late_ns"]
                 yield self._finding(trace, median, late)

@@ -42,7 +42,7 @@ from typing import Any
 import polars as pl
 
 from traceql.derived.compilation import compilations, loadings
-from traceql.derived.gaps import UNCOVERED
+from traceql.derived.gap_host import UNCOVERED
 from traceql.derived.host_calls import allocations
 from traceql.derived.step_lengths import extra_time, step_lengths
 from traceql.finding import Finding, Severity
@@ -105,7 +105,10 @@ class StepOutlier(Rule):
                 ],
                 "events": events,
                 "outlier_steps": [
-                    {"step_id": row["step_id"], "step": row["name"], "length_us": row["length_ns"] / 1000, "ratio": row["ratio"]}
+                    {
+                        "step_id": row["step_id"], "step": row["name"], "length_us": row["length_ns"] / 1000,
+                        "ratio": row["ratio"],
+                    }
                     for row in outliers.head(8).rows(named=True)
                 ],
             },

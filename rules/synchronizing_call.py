@@ -90,9 +90,9 @@ class SynchronizingCall(Rule):
         waited, own = (int(waits[c].sum()) for c in ("dur_ns", "own_ns"))
         where = f" from {top['caller']}" if top["caller"] else ""
         return self.finding(
-            f"{waits.height} waits for the GPU in a {median.period_ns / 1e6:.2f} ms {median.label} leave it idle for "
-            f"{median.value / 1000:,.0f} µs ({median.share_pct:.1f} %) while they last; most in {top['name']}{where} "
-            f"({top['calls']} calls).",
+            f"Waiting for the GPU leaves it idle for {median.value / 1000:,.0f} µs of a {median.period_ns / 1e6:.2f} ms "
+            f"{median.label} ({median.share_pct:.1f} %), {waits.height}× a step; most in {top['name']}{where} "
+            f"({top['calls']}×).",
             key=(median.kind, top["name"]),
             subject=top["caller"] or top["name"],
             step_id=median.step_id,
@@ -109,8 +109,9 @@ class SynchronizingCall(Rule):
                 "steps": median.steps,
                 "call_sites": [
                     {
-                        "call": row["name"], "caller": row["caller"], "calls": row["calls"], "waited_us": row["waited"] / 1000,
-                        "idle_us": row["idle"] / 1000, "longest_wait_us": row["longest"] / 1000,
+                        "call": row["name"], "caller": row["caller"], "calls": row["calls"],
+                        "waited_us": row["waited"] / 1000, "idle_us": row["idle"] / 1000,
+                        "longest_wait_us": row["longest"] / 1000,
                     }
                     for row in sites.head(8).rows(named=True)
                 ],
@@ -124,8 +125,8 @@ class SynchronizingCall(Rule):
 
 
 def _waits(trace: Trace) -> pl.DataFrame:
-    """Synchronising calls made in a step with their ``caller``, ``idle_ns`` while they last, and ``own_ns``, the part of
-    it whose saving no other rule counts."""
+    """Synchronising calls made in a step with their ``caller``, ``idle_ns`` while they last, and ``own_ns``, the part
+    of it whose saving no other rule counts."""
     idle = (
         owned_gap_parts(trace)
         .filter(pl.col("cause") == "blocked")

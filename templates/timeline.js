@@ -201,12 +201,12 @@ class Timeline {
     const back = this.root.querySelector(".back");
     back.hidden = !from;
     if (from) back.textContent = `← Back to finding ${from.dataset.number}`;
-    this.root.scrollIntoView({ block: "start" });
+    this.root.closest("section").scrollIntoView({ block: "start" });
     this.canvas.focus({ preventScroll: true });
     return true;
   }
 
-  // The slice that a finding's instance is: same start, else the idle stretch or GPU work it begins in.
+  // The slice that a finding's instance is: the one with its start, else the one most alike.
   at(start, end) {
     let best = null;
     let off = Infinity;
@@ -215,7 +215,8 @@ class Timeline {
       for (const line of track.lines) {
         const i = line[firstAfter(track, line, start)];
         if (i === undefined || track.start[i] >= end) continue;
-        const away = Math.abs(track.start[i] - start) + Math.abs(track.end[i] - end);
+        const late = Math.abs(track.start[i] - start);
+        const away = late + Math.abs(track.end[i] - end) * (late <= 1 ? 0.1 : 1);
         if (away < off) { best = { track, i }; off = away; }
       }
     }

@@ -64,7 +64,7 @@ function matchingNames(data, query) {
 function matchingSlices(data, names, isShown) {
   const found = [];
   for (const track of data.tracks) {
-    if (!isShown(track)) continue;
+    if (!isShown(track) || track.kind === "segment") continue;
     track.n.forEach((name, i) => { if (names.has(name)) found.push({ track, i }); });
   }
   return found.sort((a, b) => a.track.start[a.i] - b.track.start[b.i]);

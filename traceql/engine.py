@@ -7,13 +7,16 @@ import time
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from traceql import registry
 from traceql.finding import Finding, Severity
 from traceql.requirements import missing
 from traceql.rule import NotApplicableError, Rule
 from traceql.trace import Trace
+
+if TYPE_CHECKING:
+    from traceql.suppressions import Suppression
 
 Verdict = Literal["passed", "failed", "not_applicable", "error"]
 
@@ -35,12 +38,13 @@ class Outcome:
 class Selection:
     """Which rules run and how: the part of the configuration the engine needs.
 
-    ``options``: code → option → value. ``severities``: code → severity.
+    ``options``: code → option → value. ``severities``: code → severity. ``suppressions``: findings not to report.
     """
 
     rules: Sequence[type[Rule]] | None = None
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     severities: Mapping[str, Severity] = field(default_factory=dict)
+    suppressions: Sequence[Suppression] = ()
 
     def chosen(self) -> list[type[Rule]]:
         rules: Iterable[type[Rule]] = registry.rules().values() if self.rules is None else self.rules

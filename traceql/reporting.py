@@ -9,11 +9,12 @@ from typing import Any
 
 import polars as pl
 
-from traceql import engine, metrics
+from traceql import engine, metrics, suppressions
 from traceql.engine import Outcome, Selection
 from traceql.errors import UsageError
 from traceql.finding import Finding
 from traceql.opening import PathArgument, TraceSet, open_trace
+from traceql.suppressions import Suppressed
 from traceql.trace import Trace
 
 _ORDER = {"error": 0, "failed": 1, "passed": 2, "not_applicable": 3}
@@ -27,11 +28,13 @@ class Report:
         traces: the traces, in order of rank.
         outcomes: for each trace, one outcome a rule.
         unreadable: one line for each file that could not be read.
+        suppressed: findings that the configuration says not to report, in no outcome.
     """
 
     traces: tuple[Trace, ...]
     outcomes: tuple[tuple[Outcome, ...], ...]
     unreadable: tuple[str, ...] = ()
+    suppressed: tuple[Suppressed, ...] = ()
 
     @property
     def found(self) -> list[Finding]:
@@ -129,4 +132,5 @@ def analyze(
     opened = trace if isinstance(trace, (Trace, TraceSet)) else open_trace(trace)
     traces = opened.traces if isinstance(opened, TraceSet) else (opened,)
     outcomes = tuple(tuple(engine.run(each, selection, index)) for index, each in enumerate(traces))
-    return Report(traces, outcomes, unreadable)
+    kept, suppressed = suppressions.applied(outcomes, selection or Selection())
+    return Report(traces, kept, unreadable, suppressed)

@@ -85,6 +85,7 @@ class Trace:
         origin_unix_ns: wall-clock time of ``start_ns == 0``, ns since the Unix epoch; None when not told.
         problems: what the loader could not read, in the order met.
         eager: an eager run of the same model to name replayed kernels by; set by ``align``.
+        hardware: a file of GPU peaks over the packaged ones; set by the configuration.
     """
 
     source: Source
@@ -95,6 +96,7 @@ class Trace:
     origin_unix_ns: int | None = None
     problems: tuple[Problem, ...] = ()
     eager: Trace | None = field(default=None, repr=False)
+    hardware: Path | None = None
     _memo: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     @classmethod

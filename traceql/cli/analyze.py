@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from traceql.cli.selection import configuration_from, selection_options
 from traceql.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,11 +29,7 @@ _FORMATS = ["html", "json", "text", "markdown"]
     help="An eager run of the same model and batch: names the kernels of CUDA graph replays.",
 )
 @click.option("--sample", metavar="NAME", help="Analyze a bundled real capture; 'list' shows them.")
-@click.option("--select", multiple=True, metavar="RULE", help="Run only these rules: codes, names or families (TQL1).")
-@click.option("--ignore", multiple=True, metavar="RULE", help="Leave these rules out.")
-@click.option(
-    "--option", "options", multiple=True, metavar="RULE.OPTION=N", help="Set a rule's option: TQL101.min_gap_us=3."
-)
+@selection_options
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
 @click.pass_context
 def analyze(
@@ -45,6 +42,7 @@ def analyze(
     select: tuple[str, ...],
     ignore: tuple[str, ...],
     options: tuple[str, ...],
+    config: Path | None,
     quiet: bool,
 ) -> None:
     """Find where the GPU loses time in traces, and why.
@@ -60,7 +58,6 @@ def analyze(
     """
     from traceql import samples
     from traceql.cli import inputs
-    from traceql.cli.selection import selection_from
     from traceql.opening import TraceSet
     from traceql.reporting import analyze as run
 
@@ -69,10 +66,12 @@ def analyze(
         return
     if sample and paths:
         raise UsageError("give PATH or --sample, not both")
-    selection = selection_from(select, ignore, options)
+    configuration = configuration_from(select, ignore, options, config)
     opened = inputs.read([samples.path(sample)] if sample else list(paths) or [inputs.newest_run()])
-    traces = opened.traces if eager is None else tuple(_aligned(trace, eager) for trace in opened.traces)
-    report = run(TraceSet(traces), selection=selection, unreadable=opened.unreadable)
+    traces = configuration.equipped(opened.traces)
+    if eager is not None:
+        traces = tuple(_aligned(trace, eager) for trace in traces)
+    report = run(TraceSet(traces), selection=configuration.selection, unreadable=opened.unreadable)
     if output is not None:
         report.save(output, format_)
         if not quiet:

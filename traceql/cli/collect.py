@@ -6,18 +6,23 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from traceql.errors import UsageError
+
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[Any]
+else:
+    _ParamType = click.ParamType  # generic from click 8.2 on only
 
 _Decorated = Callable[..., Any]
 
 _PRESETS = ["attention", "gemm", "norm", "communication", "all"]
 
 
-class _Numbers(click.ParamType[Any]):
+class _Numbers(_ParamType):
     """Positive numbers separated by commas: 1,16,64."""
 
     name = "N[,N…]"
@@ -38,7 +43,7 @@ class _Gpus(_Numbers):
     name = "GPU[,GPU…]"
 
 
-class _Words(click.ParamType[Any]):
+class _Words(_ParamType):
     """Words separated by commas, of a list if there is one."""
 
     name = "NAME[,NAME…]"
@@ -117,19 +122,19 @@ def _common(repeats: int) -> Callable[[_Decorated], _Decorated]:
 
 def _engine(*modes: str) -> Callable[[_Decorated], _Decorated]:
     return _several(
-        click.option("--model", help="A model's folder or Hugging Face id; by default a built-in shape, dummy weights."),
+        click.option("--model", help="A model's folder or Hugging Face id; by default a built-in shape."),
         click.option(
             "--shape", type=click.Choice(["llama-3-8b", "llama-3-1b", "tiny"]), default="llama-3-8b", show_default=True,
             help="The built-in shape.",
         ),
         click.option("--layers", type=click.IntRange(1), help="Layers of the built-in shape, to record less."),
         click.option("--dummy-weights", is_flag=True, help="Random weights for --model: only its config is read."),
-        click.option("--batch-size", type=_Numbers(), default="64", show_default=True, help="Requests decoded together."),
+        click.option("--batch-size", type=_Numbers(), default="64", show_default=True, help="Requests at once."),
         click.option("--input-len", type=_Numbers(), default="512", show_default=True, help="Prompt tokens of each."),
-        click.option("--output-len", type=click.IntRange(2), default=32, show_default=True, help="Generated tokens of each."),
+        click.option("--output-len", type=click.IntRange(2), default=32, show_default=True, help="Tokens generated."),
         click.option("--steps", type=click.IntRange(1), default=3, show_default=True, help="Steps to record."),
         click.option("--mode", type=_Words(*modes), default="eager,graph", show_default=True, help="CUDA graph modes."),
-        click.option("--attention-backend", type=_Words(), default=None, help="flashinfer, triton, fa3 …; the program's own."),
+        click.option("--attention-backend", type=_Words(), default=None, help="flashinfer, triton, fa3 …"),
         click.option("--stacks", is_flag=True, help="Record Python stacks where the profiler leaves the choice."),
     )  # fmt: skip
 
@@ -170,8 +175,8 @@ _tensor_parallel = _several(
 def sglang(**options: Any) -> None:
     """Record SGLang's static-batch benchmark.
 
-    For each graph mode: the unprofiled latency, then torch.profiler, Nsight Systems and Nsight Compute in turn, as far as
-    they are here. With --tp over 1 the torch traces come from a server, since the benchmark profiles rank 0 alone.
+    For each graph mode: the unprofiled latency, then torch.profiler, Nsight Systems and Nsight Compute in turn, as far
+    as they are here. With --tp over 1 the torch traces come from a server, since the benchmark profiles rank 0 alone.
     Several values of --batch-size, --input-len, --attention-backend, --tp or --topology make a sweep: one run directory
     each and a table at the end. Options after -- go to SGLang.
 
@@ -246,17 +251,14 @@ _command = click.argument("command", nargs=-1, required=True, type=click.UNPROCE
 @click.option("--warmup", type=click.IntRange(0), default=2, show_default=True, help="Steps the profiler warms up in.")
 @click.option(
     "--step-on", default="forward", show_default=True, metavar="forward|MODULE:FUNCTION",
-    help="What ends a step: the outermost module called first, or a function by name (__main__:name needs Python 3.12).",
+    help="What ends a step: the outermost module, or a function by name (of __main__: from Python 3.12 on).",
 )  # fmt: skip
 @click.option("--shapes/--no-shapes", default=True, show_default=True, help="Record input shapes.")
 @click.option("--stacks/--no-stacks", default=False, show_default=True, help="Record Python stacks.")
 @click.option("--memory", is_flag=True, help="Record allocations.")
 @_common(repeats=0)
 @_command
-def torch(
-    command: tuple[str, ...], steps: int, skip: int, warmup: int, step_on: str, shapes: bool, stacks: bool, memory: bool,
-    **options: Any,
-) -> None:  # fmt: skip
+def torch(*, command: tuple[str, ...], steps: int, step_on: str, **options: Any) -> None:
     """Record any Python program with torch.profiler, without editing it.
 
     The profiler is put into every Python process that the command starts: a script, a module, torchrun, a shell script.
@@ -272,10 +274,9 @@ def torch(
 
     if step_on != "forward" and not all(step_on.partition(":")):
         raise UsageError(f"--step-on {step_on}: give forward or module:function")
-    chosen = Options(
-        stacks=stacks, shapes=shapes, memory=memory, step_on=step_on, skip=skip if steps else 0,
-        warmup=warmup if steps else 0, active=steps,
-    )  # fmt: skip
+    kinds = {kind: options.pop(kind) for kind in ("shapes", "stacks", "memory")}
+    around = {name: options.pop(name) if steps else options.pop(name) * 0 for name in ("skip", "warmup")}
+    chosen = Options(step_on=step_on, active=steps, **around, **kinds)
     _record_program("torch", Request(command, torch=chosen), options)
 
 
@@ -288,9 +289,7 @@ def torch(
 @click.option("--cpu-samples", is_flag=True, help="Sample CPU stacks too.")
 @_common(repeats=0)
 @_command
-def nsys(
-    command: tuple[str, ...], trace: str, graph_trace: str, capture_range: bool, cpu_samples: bool, **options: Any
-) -> None:
+def nsys(*, command: tuple[str, ...], **options: Any) -> None:
     """Record any program with Nsight Systems.
 
     \b
@@ -299,7 +298,9 @@ def nsys(
     """
     from traceql.collectors.program_run import NsysOptions, Request
 
-    chosen = NsysOptions(graph_trace, trace, capture_range, cpu_samples)
+    chosen = NsysOptions(
+        **{name: options.pop(name) for name in ("trace", "graph_trace", "capture_range", "cpu_samples")}
+    )
     _record_program("nsys", Request(command, nsys=chosen), options)
 
 
@@ -317,9 +318,8 @@ def nsys(
 @_common(repeats=0)
 @_command
 def ncu(
-    command: tuple[str, ...], preset: str | None, kernels: str | None, count: int, skip: int, metrics: str,
-    capture_range: bool, **options: Any,
-) -> None:  # fmt: skip
+    *, command: tuple[str, ...], preset: str | None, kernels: str | None, capture_range: bool, **options: Any
+) -> None:
     """Measure kernels of any program with Nsight Compute.
 
     Clocks are left alone, so that the figures are those of the machine as it serves.
@@ -332,7 +332,8 @@ def ncu(
 
     if preset and kernels:
         raise UsageError("give --preset or --kernels, not both")
-    chosen = NcuOptions(PRESETS[preset] if preset else kernels, count, skip, metrics, not capture_range)
+    figures = {name: options.pop(name) for name in ("count", "skip", "metrics")}
+    chosen = NcuOptions(PRESETS[preset] if preset else kernels, from_start=not capture_range, **figures)
     _record_program("ncu", Request(command, ncu=chosen), options)
 
 

@@ -23,7 +23,7 @@ _MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "problem": ("proble
     "--python", default=sys.executable, help="The Python that runs the program to record; this one by default."
 )
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=Path("runs"), help="Where runs are to be written: its disk is checked."
+    "-o", "--output", type=click.Path(path_type=Path), default=Path("runs"), help="Where runs go: its disk is checked."
 )  # fmt: skip
 def doctor(collector: str, python: str, output: Path) -> None:
     """Check this machine for what the collectors need.

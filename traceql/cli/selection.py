@@ -1,39 +1,44 @@
-"""--select, --ignore and --option → what the engine runs."""
+"""--config, --select, --ignore and --option: options that analyze and lint share, over the configuration file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from traceql import registry
-from traceql.engine import Selection
-from traceql.errors import UsageError
-from traceql.rule import Rule
+import click
+
+if TYPE_CHECKING:
+    from traceql.config import Configuration
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+_OPTIONS = [
+    click.option("--select", multiple=True, metavar="RULE", help="Run only these rules: codes, names or families (TQL1)."),
+    click.option("--ignore", multiple=True, metavar="RULE", help="Leave these rules out."),
+    click.option(
+        "--option", "options", multiple=True, metavar="RULE.OPTION=N", help="Set a rule's option: TQL101.min_gap_us=3."
+    ),
+    click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Configuration to use; else the nearest traceql.toml or pyproject.toml with [tool.traceql], upwards.",
+    ),
+]
 
 
-def selection_from(select: Iterable[str], ignore: Iterable[str], options: Iterable[str]) -> Selection:
-    """Codes, names or families each, commas allowed; UsageError names what does not exist."""
-    chosen = _rules(select) or list(registry.rules().values())
-    left_out = {rule.code for rule in _rules(ignore)}
-    return Selection([rule for rule in chosen if rule.code not in left_out], options=_options(options))
+def selection_options(command: _Command) -> _Command:
+    """Adds the options; the command takes ``select``, ``ignore``, ``options`` and ``config``."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
 
 
-def _rules(texts: Iterable[str]) -> list[type[Rule]]:
-    found = {rule.code: rule for text in texts for part in text.split(",") if part for rule in registry.resolve(part)}
-    return list(found.values())
+def configuration_from(
+    select: Iterable[str], ignore: Iterable[str], options: Iterable[str], config: Path | None
+) -> Configuration:
+    """What the options and the configuration file say together; UsageError names what does not exist."""
+    from traceql import config as configuration
 
-
-def _options(texts: Iterable[str]) -> dict[str, dict[str, float]]:
-    options: dict[str, dict[str, float]] = {}
-    for text in texts:
-        target, _, value = text.partition("=")
-        name, _, option = target.partition(".")
-        try:
-            number = float(value)
-        except ValueError:
-            raise UsageError(f"--option {text!r}: expected RULE.OPTION=NUMBER, such as TQL101.min_gap_us=3") from None
-        (rule, *others) = registry.resolve(name)
-        if others:
-            raise UsageError(f"--option {text!r}: {name!r} is a family; name one rule")
-        options.setdefault(rule.code, {})[option] = number
-        rule.options_from(options[rule.code])  # complains about an unknown option now, not in the middle of the run
-    return options
+    return configuration.load(config, select=select, ignore=ignore, options=options)

@@ -201,6 +201,7 @@ def aligned_gemms(trace: Trace) -> pl.DataFrame:
             pl.col("layer").drop_nulls().first(),
             pl.col("start_ns").min(),
             pl.col("dur_ns").sum(),
+            pl.col("kernel_id").sort_by("dur_ns").last(),
             kernel_name=pl.col("kernel").sort_by("dur_ns").last(),
             blocks=pl.col("blocks").sort_by("dur_ns").last(),
             kernels=pl.len().cast(pl.Int64),

@@ -44,7 +44,8 @@ def compilations(trace: Trace) -> pl.DataFrame:
         told.filter(pl.col("what").is_not_null() & ~pl.Series(inside))
         .sort("start_ns")
         .join_asof(
-            steps, left_on="start_ns", right_on="step_start", by=["pid", "tid"], strategy="backward", check_sortedness=False
+            steps, left_on="start_ns", right_on="step_start", by=["pid", "tid"], strategy="backward",
+            check_sortedness=False,
         )
         .filter(pl.col("step_id").is_not_null())
         .select(

@@ -40,8 +40,8 @@ _FORM = pl.Struct(
 def copies(trace: Trace) -> pl.DataFrame:
     """One row a device-side copy made by an operator, replayed copies included where an eager twin names them.
 
-    gpu_op_id, step_id, layer, dur_ns, kernel; op (the outermost of the copying operators around it), caller_op and frame
-    (the operator and the Python frame that called it; null where not recorded), shape, from_strides, from_dtype,
+    gpu_op_id, step_id, layer, dur_ns, kernel; op (the outermost of the copying operators around it), caller_op and
+    frame (the operator and the Python frame that called it; null where not recorded), shape, from_strides, from_dtype,
     to_dtype, moved_bytes (read plus written), null without shapes; host_ns (CPU time of the outermost operator, 0 in a
     replay), replayed.
     """
@@ -118,8 +118,8 @@ def _outermost(trace: Trace) -> pl.DataFrame:
 
 
 def copy_form(shapes: str | None, strides: str | None, dtypes: str | None) -> dict[str, Any] | None:
-    """Shape, source layout, types and bytes moved of an ``aten::copy_`` with these recorded inputs; None when they do not
-    tell. Its first input is the target, the second the source."""
+    """Shape, source layout, types and bytes moved of an ``aten::copy_`` with these recorded inputs; None when they do
+    not tell. Its first input is the target, the second the source."""
     try:
         (target, source), types = json.loads(shapes or "null")[:2], json.loads(dtypes or "null")
         layout = json.loads(strides)[1] if strides else None
@@ -128,7 +128,7 @@ def copy_form(shapes: str | None, strides: str | None, dtypes: str | None) -> di
     except (ValueError, TypeError, IndexError):
         return None
     sizes = [element_size_bytes(t) for t in (to_dtype, from_dtype)]
-    moved = None if None in sizes else round(sizes[0] * count + sizes[1] * read)  # type: ignore[operator]
+    moved = None if None in sizes else round(sizes[0] * count + sizes[1] * read)
     return {
         "shape": json.dumps(target),
         "from_strides": None if layout is None else json.dumps(layout),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import polars as pl
@@ -14,8 +15,8 @@ from traceql.trace import Trace
 
 @memoised
 def copy_costs(trace: Trace) -> pl.DataFrame:
-    """``copies`` of the steps with ``host_bound`` (the step's host path is longer than its GPU busy time) and ``cost_ns``:
-    host time where the host is the slower side, GPU time where the GPU is or nothing is known."""
+    """``copies`` of the steps with ``host_bound`` (the step's host path is longer than its GPU busy time) and
+    ``cost_ns``: host time where the host is the slower side, GPU time where the GPU is or nothing is known."""
     path = host_path(trace).select("step_id", host_bound=pl.col("host_path_ns") > pl.col("gpu_busy_ns"))
     return (
         copies(trace)
@@ -30,7 +31,10 @@ PATTERN = ["op", "caller_op", "frame", "shape", "from_strides", "from_dtype", "t
 
 
 def patterns(chosen: pl.DataFrame) -> pl.DataFrame:
-    """Rows of ``copy_costs`` grouped by PATTERN, most cost first: count, layers, gpu_ns, host_ns, cost_ns, moved_bytes."""
+    """Rows of ``copy_costs`` grouped by PATTERN, most cost first.
+
+    Adds count, layers, gpu_ns, host_ns, cost_ns, moved_bytes, kernel, replayed and first_op (a gpu_op_id).
+    """
     return (
         chosen.group_by(PATTERN)
         .agg(
@@ -50,8 +54,8 @@ def patterns(chosen: pl.DataFrame) -> pl.DataFrame:
 
 def place(pattern: dict[str, Any]) -> str | None:
     """Who asked for the copy: its Python frame without the line number, else the calling operator."""
-    frame = pattern["frame"]
-    return frame.split("(")[0] + ":" + frame.rsplit(":", 1)[1] if frame else pattern["caller_op"]
+    frame, caller = pattern["frame"], pattern["caller_op"]
+    return re.sub(r"\(\d+\)", "", frame) if frame else caller
 
 
 def described(pattern: dict[str, Any]) -> str:

@@ -28,8 +28,11 @@ _THREAD = ["pid", "tid"]
 
 @memoised
 def owned_gap_parts(trace: Trace) -> pl.DataFrame:
-    """``step_gap_parts`` with ``place`` (graph boundary, between steps, inside a step), ``pid`` and ``tid`` of the launching
-    thread, ``call_id`` of the owning call and ``owner`` (see the module; null for what no rule promises back)."""
+    """``step_gap_parts`` with where they lie and whose they are.
+
+    Adds ``place`` (graph boundary, between steps, inside a step), ``pid`` and ``tid`` of the launching thread,
+    ``call_id`` of the owning call and ``owner`` (see the module; null for what no rule promises back).
+    """
     thread = gaps(trace).select("gap_id", pid="launch_pid", tid="launch_tid")
     parts = step_gap_parts(trace).join(_places(trace), on="gap_id", how="left", maintain_order="left")
     on_thread = parts.join(thread, on="gap_id", how="left", maintain_order="left")

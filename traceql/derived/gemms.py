@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from math import prod
-from typing import Any
-
 import numpy as np
 import polars as pl
 
 from traceql.derived import memoised
+from traceql.derived.gemm_shapes import CUSTOM_GEMM, FORM, GEMM_NAMES, gemm_form
 from traceql.derived.layers import layer_kernels
 from traceql.derived.ops import cpu_ops, op_gpu_rows
 from traceql.derived.roofline import classify
-from traceql.dtypes import element_size_bytes
 from traceql.trace import Trace
 
-_OPERANDS = {
-    "aten::mm": 0, "aten::bmm": 0, "aten::_scaled_mm": 0, "aten::_int_mm": 0, "aten::mv": 0, "aten::addmv": 1,
-    "aten::addmm": 1, "aten::baddbmm": 1, "aten::_addmm_activation": 1, "aten::addbmm": 1,
-}  # fmt: skip
-"""Operator → index of its left operand; the right one follows."""
-
-_COMPOSITE = {"aten::linear", "aten::matmul"}
-"""Operators that are a GEMM themselves only where no GEMM operator runs inside them."""
-
-_CUSTOM = r"(?i)^[\w.]+::\w*(?:_mm|gemm|matmul|linear)\w*$"
-"""Extensions' GEMM operators (fp8_scaled_mm, int8_gemm …), taken when their first two inputs multiply."""
-
-SHAPE_COLUMNS = ["batch", "m", "n", "k", "dtype", "flops", "bytes"]
+SHAPE_COLUMNS = ["batch", "m", "n", "k", "dtype", "b_dtype", "flops", "bytes", "weight_bytes"]
 
 
 @memoised
@@ -59,6 +43,7 @@ def _from_shapes(trace: Trace) -> pl.DataFrame:
             pl.col("layer").drop_nulls().first(),
             pl.col("start_ns").min(),
             pl.col("dur_ns").sum(),
+            kernel_id=pl.col("source_id").sort_by("dur_ns").last(),
             kernel_name=pl.col("name").sort_by("dur_ns").last(),
             blocks=pl.col("blocks").sort_by("dur_ns").last(),
             kernels=pl.len().cast(pl.Int64),
@@ -74,12 +59,12 @@ def _from_shapes(trace: Trace) -> pl.DataFrame:
 
 @memoised
 def gemm_ops(trace: Trace) -> pl.DataFrame:
-    """Innermost GEMM operators with readable shapes: the columns of cpu_ops and batch, m, n, k, dtype, flops, bytes."""
+    """Innermost GEMM operators with readable shapes: the columns of cpu_ops and SHAPE_COLUMNS."""
     name = pl.col("name")
-    custom = name.str.contains(_CUSTOM) & ~name.str.starts_with("aten::")
-    ops = cpu_ops(trace).filter(name.is_in([*_OPERANDS, *_COMPOSITE]) | custom)
+    custom = name.str.contains(CUSTOM_GEMM) & ~name.str.starts_with("aten::")
+    ops = cpu_ops(trace).filter(name.is_in(GEMM_NAMES) | custom)
     forms = ops.select("name", "input_shapes", "input_dtypes").unique()
-    readable = forms.with_columns(pl.Series("form", [gemm_form(*row) for row in forms.rows()], dtype=_FORM)).filter(
+    readable = forms.with_columns(pl.Series("form", [gemm_form(*row) for row in forms.rows()], dtype=FORM)).filter(
         pl.col("form").is_not_null()
     )
     shaped = ops.join(
@@ -112,64 +97,3 @@ def _nearest_ancestor(ops: pl.DataFrame, chosen: pl.Series, *, strict: bool) -> 
     while (moving := (at >= 0) & ~is_chosen[at]).any():
         at[moving] = parent[at[moving]]
     return pl.Series(at, dtype=pl.Int64)
-
-
-_FORM = pl.Struct(
-    {
-        "batch": pl.Int64,
-        "m": pl.Int64,
-        "n": pl.Int64,
-        "k": pl.Int64,
-        "dtype": pl.String,
-        "flops": pl.Int64,
-        "bytes": pl.Int64,
-    }
-)
-
-
-def gemm_form(name: str, shapes: str | None, dtypes: str | None) -> dict[str, Any] | None:
-    """What an operator with these recorded inputs multiplies; None when they do not say.
-
-    FLOPs = 2·batch·M·N·K, bytes = each operand and the result once, at their element sizes.
-    """
-    try:
-        dims, types = json.loads(shapes or "null"), json.loads(dtypes or "null")
-        first = _OPERANDS.get(name, 0)
-        left, right = dims[first], dims[first + 1]
-        left_type, right_type = str(types[first]), str(types[first + 1])
-        batch, m, n, k = _sizes(name, left, right)
-    except (ValueError, TypeError, IndexError, KeyError):
-        return None
-    sizes = [element_size_bytes(t) for t in (left_type, right_type)]
-    if min(batch, m, n, k) < 1 or sizes[0] is None or sizes[1] is None:
-        return None
-    result_size = sizes[0] if sizes[0] >= 2 else 2.0  # 8-bit products are written as 16-bit
-    moved = batch * (sizes[0] * m * k + sizes[1] * k * n + result_size * m * n)
-    dtype = left_type.removeprefix("c10::")
-    return {
-        "batch": batch,
-        "m": m,
-        "n": n,
-        "k": k,
-        "dtype": dtype,
-        "flops": 2 * batch * m * n * k,
-        "bytes": round(moved),
-    }
-
-
-def _sizes(name: str, left: list[int], right: list[int]) -> tuple[int, int, int, int]:
-    """(batch, M, N, K); ValueError when the operands do not multiply."""
-    if name == "aten::linear":  # x[…, K] · weight[N, K]ᵀ
-        rows, (columns, inner) = left[:-1], right
-        if left[-1] != inner:
-            raise ValueError("inner dimensions differ")
-        return 1, prod(rows), columns, inner
-    if len(right) == 1 and len(left) == 2:  # matrix · vector
-        right = [*right, 1]
-    if len(left) == len(right) == 3 and left[0] == right[0]:
-        batch, left, right = left[0], left[1:], right[1:]
-    else:
-        batch = 1
-    if len(right) != 2 or len(left) < 2 or left[-1] != right[0]:
-        raise ValueError("operands do not multiply")
-    return batch, prod(left[:-1]), right[1], right[0]

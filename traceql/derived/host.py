@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from traceql.derived import intervals, memoised
+from traceql.derived import api, intervals, memoised
 from traceql.trace import Trace
 
 if TYPE_CHECKING:
@@ -27,9 +27,10 @@ class HostTimeline:
 
     ``activities``: activity_id, kind (python, range, op, runtime, profiler), source_id, name, pid, tid, thread (a
     dense number), start_ns, end_ns, parent (activity_id, −1 at the top), in_op (an operator or inside one), sorted by
-    (thread, start).
-    ``pieces``: thread, start_ns, end_ns, activity_id of the innermost activity; sorted, disjoint within a thread;
-    time when nothing was recorded has no piece.
+    (thread, start);
+    ``waits``, whether it is a call that waits for the GPU.
+    ``pieces``: thread, start_ns, end_ns, activity_id of the innermost activity, −1 where nothing was recorded; sorted,
+    disjoint, and together all time of each thread; ``piece`` is the row number.
     """
 
     activities: pl.DataFrame
@@ -48,7 +49,7 @@ def host_timeline(trace: Trace) -> HostTimeline:
         _activities(trace.loaded["cpu_ops"], "op", "op_id"),
         _activities(trace.loaded["runtime_calls"], "runtime", "call_id"),
         placed_overheads(trace).select(
-            kind=pl.lit("profiler"), source_id=pl.lit(-1, pl.Int64), name="kind", pid="pid", tid="tid",
+            kind=pl.lit("profiler"), source_id=pl.lit(-1, pl.Int64), name="kind", waits=pl.lit(False), pid="pid", tid="tid",
             start_ns="start_ns", end_ns=pl.col("start_ns") + pl.col("dur_ns"),
         ),
     ]  # fmt: skip
@@ -66,9 +67,8 @@ def host_timeline(trace: Trace) -> HostTimeline:
     parent = intervals.parents(starts, ends, thread)
     in_op = _or_any_ancestor((sorted_["kind"] == "op").to_numpy(), parent)
     activities = sorted_.with_columns(parent=pl.Series(parent, dtype=pl.Int64), in_op=pl.Series(in_op))
-    piece_start, piece_end, row = intervals.innermost(starts, ends, thread)
-    pieces = pl.DataFrame({"thread": thread[row], "start_ns": piece_start, "end_ns": piece_end, "activity_id": row})
-    return HostTimeline(activities, pieces)
+    pieces = intervals.innermost(starts, ends, thread).rename({"group": "thread", "row": "activity_id"})
+    return HostTimeline(activities, pieces.with_columns(piece=pl.int_range(pl.len(), dtype=pl.Int64)))
 
 
 def _or_any_ancestor(flag: NDArray[np.bool_], parent: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -83,7 +83,10 @@ def _or_any_ancestor(flag: NDArray[np.bool_], parent: NDArray[np.int64]) -> NDAr
 
 
 def nearest(mask: NDArray[np.bool_], parent: NDArray[np.int64], *, itself: bool = False) -> NDArray[np.int64]:
-    """Row of each row's nearest ancestor in ``mask`` (or its own, with ``itself``), −1 if none, in log₂(depth) passes."""
+    """Row of each row's nearest ancestor in ``mask`` (or its own, with ``itself``), −1 if none.
+
+    Takes log₂(depth) passes: each doubles the reach.
+    """
     wanted = np.append(mask, True)  # the last entry stands for "no parent", which −1 indexes
     found = np.append(parent, -1)
     if itself:
@@ -96,9 +99,17 @@ def nearest(mask: NDArray[np.bool_], parent: NDArray[np.int64], *, itself: bool 
 
 def _activities(frame: pl.DataFrame, kind: str, identity: str) -> pl.DataFrame:
     return frame.select(
-        kind=pl.lit(kind), source_id=identity, name="name", pid="pid", tid="tid",
-        start_ns="start_ns", end_ns=pl.col("start_ns") + pl.col("dur_ns"),
+        kind=pl.lit(kind), source_id=identity, name="name", waits=_waits(frame) if kind == "runtime" else pl.lit(False),
+        pid="pid", tid="tid", start_ns="start_ns", end_ns=pl.col("start_ns") + pl.col("dur_ns"),
     )  # fmt: skip
+
+
+def _waits(calls: pl.DataFrame) -> pl.Expr:
+    """Whether a call waits for the GPU: a synchronise, or a copy that returns when it is done."""
+    name = pl.col("name")
+    waiting = name.str.contains(api.SYNCHRONIZE) | (name.str.contains(api.MEMCPY) & ~name.str.contains("Async"))
+    names = calls.select(name.unique()).filter(waiting)["name"]  # a trace has few names and many calls
+    return name.is_in(names.implode())
 
 
 @memoised

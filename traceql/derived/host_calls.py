@@ -64,9 +64,11 @@ def allocations(trace: Trace) -> pl.DataFrame:
 
 @memoised
 def _around(trace: Trace) -> pl.DataFrame:
-    """For every activity: kind, source_id and what is around it: ``op`` (outermost operator), ``frame`` (innermost Python
-    frame that is neither built-in nor torch's own), ``range`` (innermost named range that is no step); null when not
-    recorded."""
+    """For every activity: kind, source_id and what is around it, null when not recorded.
+
+    ``op`` is the outermost operator, ``frame`` the innermost Python frame that is neither built-in nor torch's own,
+    ``range`` the innermost named range that is no step.
+    """
     activities = host_timeline(trace).activities
     parent = activities["parent"].to_numpy()
     kind, name = activities["kind"], activities["name"]

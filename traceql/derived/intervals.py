@@ -61,7 +61,8 @@ def busy_until(points: pl.DataFrame, at: str, frame: pl.DataFrame, by: list[str]
 
     The busy time of any window is the difference of its two ends' values.
     """
-    cumulative = busy_ends(frame, by).select(*by, "start_ns", "reach_ns", "busy_to_reach_ns").sort("start_ns")
+    order = ["start_ns", "busy_to_reach_ns", "reach_ns"]
+    cumulative = busy_ends(frame, by).select(*by, *order).sort(order)
     return (
         points.select(*by, at)
         .with_row_index("_order")
@@ -108,14 +109,14 @@ def parents(starts: NDArray[np.int64], ends: NDArray[np.int64], groups: NDArray[
 
 def innermost(
     starts: NDArray[np.int64], ends: NDArray[np.int64], groups: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Each group's time cut where its innermost interval changes: (start, end, row) of the pieces, in order.
+) -> pl.DataFrame:
+    """Each group's time, cut where its innermost interval changes: group, start_ns, end_ns, row; in order, no overlap.
 
-    Innermost is the last started interval that is still open. Pieces of one group never overlap; time outside every
-    interval has no piece.
+    Innermost is the last started interval that is still open; ``row`` is −1 where none is. A group's pieces cover all
+    time, from long before its first interval to long after its last.
     """
-    pieces: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]] = _kernels().innermost(starts, ends, groups)
-    return pieces
+    start, end, row, group = _kernels().innermost(starts, ends, groups)
+    return pl.DataFrame({"group": group, "start_ns": start, "end_ns": end, "row": row})
 
 
 def _kernels() -> Any:

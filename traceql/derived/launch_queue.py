@@ -55,8 +55,8 @@ BUSY_SHARE = 0.9
 
 
 def held_by_full_queue(trace: Trace, min_call_ns: float, min_queued: float) -> pl.DataFrame:
-    """Kernel launch calls that lasted at least ``min_call_ns`` with ``min_queued`` launches outstanding, the device working
-    meanwhile: rows of ``queued_launches``."""
+    """Kernel launch calls that lasted at least ``min_call_ns`` with ``min_queued`` launches outstanding while the
+    device worked: rows of ``queued_launches``."""
     return queued_launches(trace).filter(
         (pl.col("kind") == "kernel")
         & (pl.col("dur_ns") >= min_call_ns)

@@ -60,10 +60,9 @@ def _innermost_op(trace: Trace, points: pl.DataFrame) -> pl.DataFrame:
         "thread", "start_ns", pl.col("end_ns") * -1, "op_id"
     )
     starts, ends, thread = (sorted_[c].to_numpy() for c in ("start_ns", "end_ns", "thread"))
-    piece_start, piece_end, row = intervals.innermost(starts, ends, thread)
-    pieces = sorted_.select(*_THREAD, "op_id")[row].with_columns(
-        start_ns=pl.Series(piece_start, dtype=pl.Int64), end_ns=pl.Series(piece_end, dtype=pl.Int64)
-    )
+    pieces = intervals.innermost(starts, ends, thread).filter(pl.col("row") >= 0)
+    owners = sorted_.select(*_THREAD, "op_id")[pieces["row"]]
+    pieces = pl.concat([owners, pieces.select("start_ns", "end_ns")], how="horizontal")
     return intervals.holding(points, "start_ns", pieces, "op_id", _THREAD)
 
 

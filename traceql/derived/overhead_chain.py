@@ -30,7 +30,8 @@ def step_chain(trace: Trace) -> pl.DataFrame:
     """One row a step: step_id, kind, period_ns, host_ns and its HOST_PARTS, gpu_busy_ns, gpu_work_ns, gpu_idle_ns.
 
     The thread is the one that made most of the step's launches (the mark's, when there is none); ``host_ns`` is the
-    step's host range. ``gpu_idle_ns`` is idle time within the step, the lead-in from the step before left out; ``gpu_work_ns`` is the busy time less what communication kernels waited for other ranks.
+    step's host range. ``gpu_idle_ns`` is idle time within the step, the lead-in from the step before left out;
+    ``gpu_work_ns`` is the busy time less what communication kernels waited for other ranks.
     """
     windows = (
         marks(trace)
@@ -54,7 +55,8 @@ def step_chain(trace: Trace) -> pl.DataFrame:
 
 @memoised
 def layer_chain(trace: Trace) -> pl.DataFrame:
-    """One row a layer launched kernel by kernel: step_id, layer, device, host_ns and its HOST_PARTS, gpu_busy_ns, gpu_idle_ns.
+    """One row a layer launched kernel by kernel: step_id, layer, device, host_ns and its HOST_PARTS, gpu_busy_ns,
+    gpu_idle_ns.
 
     On the host a layer lasts from the launch call of its first kernel to that of the next layer's, on the GPU from
     its first kernel to the next layer's; the last layer of a run has no end and no row. Layers inside a graph replay

@@ -33,20 +33,23 @@ def device_match(trace: Trace, device: int | None) -> hardware.Match:
         row["sm_count"],
         row["compute_capability"],
         bandwidth_bytes_per_s=row["memory_bandwidth_bytes_per_s"],
+        extra=trace.hardware,
     )
 
 
-def _peaks(trace: Trace, gemms: pl.DataFrame) -> pl.DataFrame:
-    """Distinct (device, dtype) with bandwidth_bytes_per_s, peak FLOP/s and SM count; null where unknown."""
+def _peaks(trace: Trace, work: pl.DataFrame) -> pl.DataFrame:
+    """Distinct (device, dtype) with bandwidth bytes/s, peak FLOP/s, SM count and L2 bytes; null where unknown."""
+    l2 = dict(trace.loaded["devices"].select("device", "l2_bytes").rows())
     rows = []
-    for device, dtype in gemms.select("device", "dtype").unique().rows():
+    for device, dtype in work.select("device", "dtype").unique().rows():
         gpu = device_match(trace, device).gpu
         rows.append(
             {
                 "device": device, "dtype": dtype,
                 "bandwidth": gpu.bandwidth_bytes_per_s if gpu else None,
-                "peak": gpu.peak(dtype) if gpu else None,
+                "peak": gpu.peak(dtype) if gpu and dtype else None,
                 "sms": gpu.sm_count if gpu else None,
+                "l2": l2.get(device),
             }
         )  # fmt: skip
     schema = {
@@ -55,38 +58,88 @@ def _peaks(trace: Trace, gemms: pl.DataFrame) -> pl.DataFrame:
         "bandwidth": pl.Float64,
         "peak": pl.Float64,
         "sms": pl.Int64,
+        "l2": pl.Int64,
     }
     return pl.DataFrame(rows, schema=schema)
 
 
-def classify(trace: Trace, gemms: pl.DataFrame) -> pl.DataFrame:
-    """``gemms`` (flops, bytes, dur_ns, device, dtype, blocks) with intensity, ridge, achieved rates and ``bound``.
+def classify(trace: Trace, work: pl.DataFrame) -> pl.DataFrame:
+    """``work`` (flops, bytes, dur_ns, device, dtype, blocks) with its place under the roofline.
+
+    Adds intensity, ridge, achieved_tflops, achieved_tb_per_s, pct_of_roof, bound and note. Work without flops
+    (copies, norms) has the memory roof alone.
 
     compute: over the ridge and ≥ 40 % of peak FLOP/s · memory: under it and ≥ 40 % of peak bandwidth · latency: neither
     and either fewer blocks than SMs (under one wave) or under 5 µs · under: the rest.
     """
-    seconds = pl.col("dur_ns") / 1e9
-    flop_share = pl.col("achieved_tflops") * 1e12 / pl.col("peak")
-    byte_share = pl.col("achieved_tb_per_s") * 1e12 / pl.col("bandwidth")
-    over_ridge = pl.col("intensity") > pl.col("ridge")
-    neither = (flop_share < BUSY_SHARE) & (byte_share < BUSY_SHARE)
-    small = (pl.col("blocks") < pl.col("sms")).fill_null(False) | (pl.col("dur_ns") < SHORT_NS)
-    roof = pl.min_horizontal("peak", pl.col("intensity") * pl.col("bandwidth"))
+    ran = pl.when(pl.col("dur_ns") > 0)
+    peaks = _peaks(trace, work)
     return (
-        gemms.join(_peaks(trace, gemms), on=["device", "dtype"], how="left", nulls_equal=True, maintain_order="left")
+        work.join(peaks, on=["device", "dtype"], how="left", nulls_equal=True, maintain_order="left")
         .with_columns(
             intensity=pl.col("flops") / pl.col("bytes"),
             ridge=pl.col("peak") / pl.col("bandwidth"),
-            achieved_tflops=pl.when(pl.col("dur_ns") > 0).then(pl.col("flops") / seconds / 1e12),
-            achieved_tb_per_s=pl.when(pl.col("dur_ns") > 0).then(pl.col("bytes") / seconds / 1e12),
+            achieved_tflops=ran.then(pl.col("flops") / pl.col("dur_ns") / 1e3),
+            achieved_tb_per_s=ran.then(pl.col("bytes") / pl.col("dur_ns") / 1e3),
         )
-        .with_columns(
-            pct_of_roof=100 * pl.col("achieved_tflops") * 1e12 / roof,
-            bound=pl.when(pl.col("peak").is_null() | pl.col("bandwidth").is_null() | (pl.col("dur_ns") <= 0))
-            .then(None)
-            .when(over_ridge & (flop_share >= BUSY_SHARE)).then(pl.lit("compute"))
-            .when(~over_ridge & (byte_share >= BUSY_SHARE)).then(pl.lit("memory"))
-            .when(neither & small).then(pl.lit("latency"))
-            .otherwise(pl.lit("under")),
-        )
-    )  # fmt: skip
+        .with_columns(pct_of_roof=_pct_of_roof(), bound=_bound(), note=_note())
+    )
+
+
+_FLOP_SHARE = pl.col("achieved_tflops") * 1e12 / pl.col("peak")
+_BYTE_SHARE = pl.col("achieved_tb_per_s") * 1e12 / pl.col("bandwidth")
+
+
+def _pct_of_roof() -> pl.Expr:
+    """Achieved over the lower ceiling at this intensity."""
+    roof = pl.min_horizontal("peak", pl.col("intensity") * pl.col("bandwidth"))
+    return 100 * pl.when(pl.col("flops").is_null()).then(_BYTE_SHARE).otherwise(pl.col("achieved_tflops") * 1e12 / roof)
+
+
+def _bound() -> pl.Expr:
+    bytes_only = pl.col("flops").is_null()
+    flop_share = pl.when(bytes_only).then(0.0).otherwise(_FLOP_SHARE)
+    over_ridge = (pl.col("intensity") > pl.col("ridge")) & ~bytes_only
+    unknown = pl.col("bandwidth").is_null() | (pl.col("peak").is_null() & ~bytes_only) | (pl.col("dur_ns") <= 0)
+    neither = (flop_share < BUSY_SHARE) & (_BYTE_SHARE < BUSY_SHARE)
+    small = (pl.col("blocks") < pl.col("sms")).fill_null(False) | (pl.col("dur_ns") < SHORT_NS)
+    return (
+        pl.when(unknown | pl.col("bytes").is_null())
+        .then(None)
+        .when(over_ridge.fill_null(False) & (flop_share >= BUSY_SHARE))
+        .then(pl.lit("compute"))
+        .when(~over_ridge.fill_null(False) & (_BYTE_SHARE >= BUSY_SHARE))
+        .then(pl.lit("memory"))
+        .when(neither & small)
+        .then(pl.lit("latency"))
+        .otherwise(pl.lit("under"))
+    )
+
+
+L2_REUSE = "over the bandwidth peak: part of the bytes came from L2"
+UNREAD = "over the bandwidth peak: not all of the operands were read"
+CLOCK = "a little over the peak: the clock or the datasheet's rounding"
+SPARSITY = "over the dense FLOP/s peak: structured sparsity, or another type than the operands'"
+SHAPES = "over any FLOP/s peak: the shapes and the duration do not belong together"
+
+_L2_LARGEST_BYTES = 128 * 2**20
+"""No GPU of the table of peaks has a larger L2 (B200: 126 MB); what is larger cannot have come from it alone."""
+_ROUNDING = 1.05
+"""Boost clocks and rounded datasheet figures together stay within this."""
+
+
+def _note() -> pl.Expr:
+    """Which assumption breaks where a peak is exceeded; null where none is."""
+    fits_l2 = pl.col("bytes") <= pl.coalesce("l2", pl.lit(_L2_LARGEST_BYTES))
+    return (
+        pl.when(_FLOP_SHARE > 2 * _ROUNDING)
+        .then(pl.lit(SHAPES))
+        .when(_FLOP_SHARE > _ROUNDING)
+        .then(pl.lit(SPARSITY))
+        .when((_BYTE_SHARE > 1) & fits_l2)
+        .then(pl.lit(L2_REUSE))
+        .when(_BYTE_SHARE > _ROUNDING)
+        .then(pl.lit(UNREAD))
+        .when((_BYTE_SHARE > 1) | (_FLOP_SHARE > 1))
+        .then(pl.lit(CLOCK))
+    )

@@ -8,22 +8,22 @@ import numpy as np
 import polars as pl
 
 from traceql.derived import api, memoised
+from traceql.derived.gap_host import UNCOVERED
 from traceql.derived.gap_owners import owned_gap_parts
-from traceql.derived.gaps import UNCOVERED
 from traceql.derived.host import host_timeline, nearest
-from traceql.derived.steps import marks
+from traceql.derived.steps import marks, steps
 from traceql.trace import Trace
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 WORK = {
-    "plan and metadata": "
-    "r"plan\b|metadata|begin_forward|replay_prepare|forward_batch_info|page_table|block_table|kv_indices",
+    "plan and metadata": r"plan\b|metadata|begin_forward|replay_prepare|forward_batch_info|page_table|block_table"
+    r"|kv_indices",
     "sampling": r"sampl|argmax|top_?[kp]\b|multinomial|logits_processor",
     "output processing": r"detoken|process_batch_result|stream_output|output_processor|make_output",
-    "scheduling": "
-    "r"schedul|prepare_for_(?:decode|extend)|get_next_batch|recv_req|(?:input|running)_batch|waiting_queue",
+    "scheduling": r"schedul|prepare_for_(?:decode|extend)|get_next_batch|recv_req|(?:input|running)_batch"
+    r"|waiting_queue",
 }
 """Kind of work → what its frames, ranges and operators are called in SGLang, vLLM and FlashInfer."""
 
@@ -32,11 +32,14 @@ OTHER = "other host work"
 
 @memoised
 def bubble_steps(trace: Trace) -> pl.DataFrame:
-    """Steps that follow another on the GPU, with the idle time between the two: step_id, idle_ns, late_ns.
+    """Steps that follow another on the GPU, with the idle time between the two: step_id, idle_ns, late_ns, period_ns.
 
     ``idle_ns`` is what the trace shows as idle (replays without a record are not), ``late_ns`` the part that the host
-    caused and no other finding owns.
+    caused and no other finding owns, ``period_ns`` that of the step before: from its start to this one's.
     """
+    period = steps(trace).select(
+        "step_id", period_ns=pl.col("period_ns").shift(1).over("pid", "tid", order_by="start_ns")
+    )
     parts = owned_gap_parts(trace).filter(pl.col("place") == "between steps")
     seen = parts.filter(pl.col("cause") != "opaque replay")
     return (
@@ -45,6 +48,7 @@ def bubble_steps(trace: Trace) -> pl.DataFrame:
             idle_ns=pl.col("dur_ns").sum(),
             late_ns=pl.col("dur_ns").filter(pl.col("owner") == "between steps").sum(),
         )
+        .join(period, on="step_id")
         .sort("step_id")
     )
 
@@ -61,8 +65,11 @@ def bubble_work(trace: Trace, step_id: int) -> pl.DataFrame:
     timeline = host_timeline(trace)
     threads = timeline.activities.select("thread", "pid", "tid").unique()
     idle = bubble.select("pid", "tid", from_ns="start_ns", to_ns="end_ns").join(threads, on=["pid", "tid"])
+    lasting = timeline.pieces.filter(
+        (pl.col("end_ns") > idle["from_ns"].min()) & (pl.col("start_ns") < idle["to_ns"].max())
+    )
     seen = (
-        timeline.pieces.join(idle, on="thread")
+        lasting.join(idle, on="thread")
         .filter((pl.col("start_ns") < pl.col("to_ns")) & (pl.col("end_ns") > pl.col("from_ns")))
         .join(_told(trace), on="activity_id")
         .select("work", "activity", ns=pl.min_horizontal("end_ns", "to_ns") - pl.max_horizontal("start_ns", "from_ns"))

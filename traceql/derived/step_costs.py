@@ -50,16 +50,18 @@ class Median:
 def median_steps(trace: Trace, per_step: pl.DataFrame, *, given_only: bool = False) -> list[Median]:
     """For each kind of step: its median step by ``value`` / period, in order of the kind's total time.
 
-    ``per_step`` has step_id and ``value`` (Int64); steps it lacks count as 0, or not at all with ``given_only``. The
-    median is a real step (the upper of the two middle ones), so every figure shown for it can be looked up on the
-    timeline.
+    ``per_step`` has step_id and ``value`` (Int64), and ``share_of_ns`` where another period than the step's own is meant;
+    steps it lacks count as 0, or not at all with ``given_only``. The median is a real step (the upper of the two middle
+    ones), so every figure shown for it can be looked up on the timeline.
     """
+    of = pl.col("share_of_ns") if "share_of_ns" in per_step.columns else pl.lit(None, pl.Int64)
+    given = per_step.select("step_id", "value", share_of_ns=of)
     joined = (
         steps(trace)
-        .filter(pl.col("period_ns") > 0)
         .select("step_id", "kind", "period_ns")
-        .join(per_step.select("step_id", "value"), on="step_id", how="inner" if given_only else "left")
-        .with_columns(pl.col("value").fill_null(0))
+        .join(given, on="step_id", how="inner" if given_only else "left")
+        .with_columns(pl.col("value").fill_null(0), period_ns=pl.coalesce("share_of_ns", "period_ns"))
+        .filter(pl.col("period_ns") > 0)
         .with_columns(share=pl.col("value") / pl.col("period_ns"))
         .sort("share", "step_id")
     )
@@ -72,6 +74,6 @@ def median_steps(trace: Trace, per_step: pl.DataFrame, *, given_only: bool = Fal
             high=pl.col("value").max(),
             total=pl.col("period_ns").sum(),
         )
-        .sort("total", descending=True)
+        .sort(pl.col("total") * -1, "kind")
     )
     return [Median(**row) for row in by_kind.drop("total").rows(named=True)]

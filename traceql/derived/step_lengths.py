@@ -24,8 +24,8 @@ def step_lengths(trace: Trace) -> pl.DataFrame:
     A step lasts from the end of the GPU work of the step before to the end of its own, so that the idle time before it
     is its own; the first step has no such length. Where a step has no recorded GPU work, all last from host start to
     host start. ``baseline_ns`` is the median length of the ``alike`` steps of its kind and batch size (of unknown kind:
-    with as many GPU rows); where those are fewer than three, of its kind, for steps that do not compute many more tokens
-    than those; null when there is none.
+    with as many GPU rows); where those are fewer than three, of its kind, for steps that do not compute many more
+    tokens than those; null when there is none.
     """
     frame = steps(trace).with_columns(gpu_end_ns=pl.col("gpu_start_ns") + pl.col("gpu_dur_ns"))
     if frame.is_empty() or frame.select(pl.any_horizontal(pl.col("gpu_end_ns", "gpu_busy_ns").is_null().any())).item():
@@ -48,8 +48,10 @@ def step_lengths(trace: Trace) -> pl.DataFrame:
 
 
 def extra_time(trace: Trace, step: dict[str, Any]) -> pl.DataFrame:
-    """What a step (a row of ``step_lengths``) spent more than the steps of its kind did in the median: what (GPU busy, or
-    idle by cause), blame, after (the work that waited longest), ns, extra_ns; largest first."""
+    """What a step (a row of ``step_lengths``) spent more than the steps of its kind did in the median.
+
+    what (GPU busy, or idle by cause), blame, after (the work that waited longest), ns, extra_ns; largest first.
+    """
     every = step_lengths(trace).filter(pl.col("kind").eq_missing(pl.lit(step["kind"], pl.String)))
     parts = step_gap_parts(trace).filter(pl.col("step_id").is_in(every["step_id"].implode()))
     spent = pl.concat([_busy(every, parts), _idle(parts)])

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from traceql.errors import UnreadableTraceError
 
@@ -60,6 +61,7 @@ class GzipBlocks:
     def __iter__(self) -> Iterator[bytes]:
         from isal import isal_zlib
 
+        damaged: Any = isal_zlib.error
         self.truncated = False
         with self.path.open("rb") as file:
             decompressor = isal_zlib.decompressobj(wbits=31)
@@ -67,7 +69,7 @@ class GzipBlocks:
             while True:
                 try:
                     block = decompressor.decompress(pending, _BLOCK_BYTES)
-                except isal_zlib.error:
+                except damaged:
                     self.truncated = True
                     return
                 if block:

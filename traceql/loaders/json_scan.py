@@ -11,12 +11,14 @@ therefore names the checksum of this file, and a test holds the two together.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import numba
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import types
+from numba.extending import intrinsic as _intrinsic
 
 from traceql.loaders.kineto_scan_layout import LENGTH_MIX, Result, State
 
@@ -26,7 +28,17 @@ MAX_KEY = 32  # bytes of the longest key the tables use, in whole words
 MAX_ODD_EVENT = 1 << 24  # an event that long is a file with its quotes out of step
 
 # without reference counting: the scanner owns no memory, and counting costs more than reading
-compiled = njit(nogil=True, cache=True, boundscheck=False, error_model="numpy", _nrt=False)
+_OPTIONS: Any = {"nogil": True, "cache": True, "boundscheck": False, "error_model": "numpy", "_nrt": False}
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """Decorate a function of the scanner."""
+    return numba.njit(**_OPTIONS)(function)
+
+
+def intrinsic(function: Callable[..., Any]) -> Any:
+    """Decorate a generator of LLVM instructions."""
+    return _intrinsic(function)
 
 
 def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any, target: Any) -> Any:
@@ -106,7 +118,7 @@ def phase_bytes(_context: Any, data: Any, _index: Any) -> Any:
 
 
 @compiled
-def count_phases(data: Any, begin: int, stop: int) -> int:
+def count_phases(data: Any, begin: int, stop: int) -> Any:
     """Occurrences of ``"ph"`` in the bytes, whatever they mean: the check on the scanner's own count."""
     count = 0
     at = begin
@@ -124,12 +136,12 @@ def count_phases(data: Any, begin: int, stop: int) -> int:
 
 
 @compiled
-def byte_at(data: Any, at: int, stop: int) -> int:
+def byte_at(data: Any, at: int, stop: int) -> Any:
     return np.int64(data[at]) if at < stop else np.int64(0)
 
 
 @compiled
-def skip_space(data: Any, at: int, stop: int) -> int:
+def skip_space(data: Any, at: int, stop: int) -> Any:
     if at < stop and data[at] > 32:
         return at
     while at + BLOCK <= stop:
@@ -143,7 +155,7 @@ def skip_space(data: Any, at: int, stop: int) -> int:
 
 
 @compiled
-def plain_end(data: Any, at: int, stop: int) -> int:
+def plain_end(data: Any, at: int, stop: int) -> Any:
     """First byte that is not plain text."""
     while at + BLOCK <= stop:
         run = plain_bytes(data, at)
@@ -156,7 +168,7 @@ def plain_end(data: Any, at: int, stop: int) -> int:
 
 
 @compiled
-def string_end(data: Any, at: int, stop: int, state: Any) -> int:
+def string_end(data: Any, at: int, stop: int, state: Any) -> Any:
     """The closing quote of the string whose text starts at ``at``; state[State.SPECIAL] = 1 when the text is not plain.
 
     Unicode escapes are left to the strict decoder: half a surrogate pair is an error it knows about.
@@ -185,14 +197,14 @@ def string_end(data: Any, at: int, stop: int, state: Any) -> int:
 
 
 @compiled
-def digits_end(data: Any, at: int, stop: int) -> int:
+def digits_end(data: Any, at: int, stop: int) -> Any:
     while at < stop and data[at] >= 48 and data[at] <= 57:
         at += 1
     return at
 
 
 @compiled
-def number_end(data: Any, at: int, stop: int) -> int:
+def number_end(data: Any, at: int, stop: int) -> Any:
     if byte_at(data, at, stop) == 45:
         at += 1
     first = at
@@ -218,7 +230,7 @@ def number_end(data: Any, at: int, stop: int) -> int:
 
 
 @compiled
-def literal_end(data: Any, at: int, stop: int) -> int:
+def literal_end(data: Any, at: int, stop: int) -> Any:
     """true, false or null."""
     if at + 5 > stop:  # no literal ends an event
         return -1
@@ -233,7 +245,7 @@ def literal_end(data: Any, at: int, stop: int) -> int:
 
 
 @compiled
-def key_end(data: Any, at: int, stop: int) -> int:
+def key_end(data: Any, at: int, stop: int) -> Any:
     """The closing quote of the plain key that starts with the quote at ``at``."""
     if byte_at(data, at, stop) != 34:
         return -1
@@ -242,14 +254,14 @@ def key_end(data: Any, at: int, stop: int) -> int:
 
 
 @compiled
-def after_colon(data: Any, at: int, stop: int) -> int:
+def after_colon(data: Any, at: int, stop: int) -> Any:
     """Where the value starts, given the closing quote of its key."""
     at = skip_space(data, at + 1, stop)
     return skip_space(data, at + 1, stop) if byte_at(data, at, stop) == 58 else -1
 
 
 @compiled
-def value_end(data: Any, at: int, stop: int, state: Any) -> int:
+def value_end(data: Any, at: int, stop: int, state: Any) -> Any:
     """The end of any JSON value; state[State.OBJECTS] counts the objects in it."""
     depth = 0
     objects = np.uint64(0)  # one bit a container, innermost lowest: 1 for an object
@@ -307,7 +319,7 @@ def value_end(data: Any, at: int, stop: int, state: Any) -> int:
 
 
 @compiled
-def odd_end(data: Any, at: int, stop: int, state: Any) -> int:
+def odd_end(data: Any, at: int, stop: int, state: Any) -> Any:
     """The end of the object at ``at`` by brackets and quotes alone; the strict decoder checks the rest."""
     stop = min(stop, at + MAX_ODD_EVENT)
     depth = 0
@@ -351,7 +363,7 @@ def word_of(data: Any, at: int, count: int, stop: int) -> Any:
 
 
 @compiled
-def slot_of(data: Any, at: int, length: int, stop: int, known: Any, level: int) -> int:
+def slot_of(data: Any, at: int, length: int, stop: int, known: Any, level: int) -> Any:
     """Slot of the string in the vocabulary, -1 when it is not in it."""
     if length > MAX_KEY or length == 0:
         return -1
@@ -369,7 +381,7 @@ def slot_of(data: Any, at: int, length: int, stop: int, known: Any, level: int) 
 
 
 @compiled
-def keep_text(data: Any, at: int, length: int, raw: int, stop: int, space: Any) -> int:
+def keep_text(data: Any, at: int, length: int, raw: int, stop: int, space: Any) -> Any:
     """Code of a text, the same for equal texts; -1 when the table is full."""
     multiplier = np.uint64(0x9E3779B97F4A7C15)
     mixed = np.uint64(2 * length + raw)

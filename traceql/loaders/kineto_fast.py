@@ -13,21 +13,24 @@ import mmap
 import os
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import polars as pl
 
 from traceql.loaders import files, kineto_json
-from traceql.loaders.kineto_events import DECODE_HEADER, NOT_JSON, Event, KinetoFile, frames, skipped_problem
-from traceql.loaders.kineto_json import Buffer, Recovery
+from traceql.loaders.kineto_events import DECODE_HEADER, NOT_JSON, Event, KinetoFile, skipped_problem
+from traceql.loaders.kineto_json import EVENTS_ARRAY, GZIP_ENDS_EARLY, Buffer, Recovery
 from traceql.trace import Problem
 
 if TYPE_CHECKING:
     from traceql.loaders.kineto_pieces import Piece
+
+_Job = tuple[Buffer, int, int]
 
 SMALL_BYTES = 16 << 20
 """Files under this size are read sooner without the compiled code, which takes a while to load."""
@@ -75,50 +78,67 @@ def _parse_bytes(path: Path) -> KinetoFile | None:
 
 def _parse_buffer(path: Path, buffer: Buffer, *, truncated: bool = False) -> KinetoFile | None:
     recovery = Recovery(buffer)
-    begin = _first_event(buffer, recovery.begin)
-    if begin is None:
+    begin = _array_begin(buffer, recovery)
+    first = _first_event(buffer, begin)
+    if first is None:
         return None
-    pieces = list(_verified(buffer, begin))
-    header = _header(buffer, recovery, pieces[-1].position) if _is_closed(pieces) else None
-    if header is not None:
-        return _file(header, [piece.frames for piece in pieces], pieces)
+    pieces = list(_verified(buffer, first))
+    before = buffer[: begin - 1]
+    if pieces[-1].closed:
+        header = _header(before, buffer[pieces[-1].position + 1 :])
+        return None if header is None else _file(header, pieces, [GZIP_ENDS_EARLY] if truncated else [])
+    if recovery.begin != begin or _header(before, b"}" if recovery.array else b"") is None:
+        return None
+    if EVENTS_ARRAY.search(buffer, begin):
+        return None  # of two such keys the last one counts
     return _recovered(path, buffer, recovery, pieces, truncated=truncated)
 
 
+def _array_begin(buffer: Buffer, recovery: Recovery) -> int:
+    """Just inside the array of events: the file's own, or that of its key ``traceEvents``."""
+    start = buffer[:4096].lstrip(_SPACE)
+    return len(buffer[:4096]) - len(start) + 1 if start.startswith(b"[") else recovery.begin
+
+
 def _first_event(buffer: Buffer, begin: int) -> int | None:
-    """Where the first event starts when ``begin`` is just inside the array."""
-    start = buffer[begin : begin + 4096].lstrip(_SPACE)
-    return begin + len(buffer[begin : begin + 4096]) - len(start) if start.startswith(b"{") else None
-
-
-def _is_closed(pieces: list[Piece]) -> bool:
-    return pieces[-1].ended.name == "CLOSED"
+    start = buffer[begin : begin + 4096]
+    spaces = len(start) - len(start.lstrip(_SPACE))
+    return begin + spaces if start[spaces : spaces + 1] == b"{" else None
 
 
 def _verified(buffer: Buffer, begin: int) -> Iterator[Piece]:
-    """The pieces in order, each from where the one before proved an event to start; the last did not reach its limit."""
-    from traceql.loaders.kineto_pieces import Ended, read
+    """Pieces in order, each from where the one before proved an event to start, to the first that stops early."""
+    from traceql.loaders.kineto_pieces import read
 
     position = begin
-    waiting: deque[tuple[int, int, Future[Piece]]] = deque()
+    with closing(_ahead((buffer, start, end) for start, end in _guesses(buffer, begin))) as jobs:
+        for (_, start, end), future in jobs:
+            if end <= position:
+                continue  # the piece before reached over all of it
+            piece = future.result() if start == position else read(buffer, position, end)
+            _release(buffer, position, piece.position)
+            position = piece.position
+            yield piece
+            if not piece.at_limit:
+                return
+
+
+def _ahead(jobs: Iterable[_Job]) -> Generator[tuple[_Job, Future[Piece]]]:
+    """Each job with its result to come, while threads are already at work on the next ones."""
+    from traceql.loaders.kineto_pieces import read
+
     threads = _threads()
+    waiting: deque[tuple[_Job, Future[Piece]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
-        guesses = _guesses(buffer, begin)
-        for first, limit in guesses:
-            waiting.append((first, limit, pool.submit(read, buffer, first, limit)))
-            if len(waiting) < 2 * threads and limit < len(buffer):
-                continue
-            while len(waiting) >= 2 * threads or (limit == len(buffer) and waiting):
-                start, end, future = waiting.popleft()
-                if end <= position:  # the piece before reached over all of it
-                    continue
-                piece = future.result() if start == position else read(buffer, position, end)
-                _release(buffer, position, piece.position)
-                position = piece.position
-                yield piece
-                if piece.ended != Ended.AT_LIMIT:
-                    pool.shutdown(wait=True, cancel_futures=True)
-                    return
+        try:
+            for job in jobs:
+                waiting.append((job, pool.submit(read, *job)))
+                if len(waiting) == 2 * threads:
+                    yield waiting.popleft()
+            while waiting:
+                yield waiting.popleft()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _threads() -> int:
@@ -156,18 +176,13 @@ def _release(buffer: Buffer, begin: int, end: int) -> None:
             buffer.madvise(mmap.MADV_DONTNEED, begin, end - begin)
 
 
-def _header(buffer: Buffer, recovery: Recovery, closing: int) -> dict[str, Any] | None:
-    """What stands beside the events, which end at ``closing``; None unless that is strict JSON around one array."""
-    before, after = buffer[: recovery.begin - 1], buffer[closing + 1 :]
-    return _header_of(before, after)
-
-
-def _header_of(before: bytes, after: bytes) -> dict[str, Any] | None:
+def _header(before: bytes, after: bytes) -> dict[str, Any] | None:
+    """What stands beside the events; None unless that is strict JSON around the one array of events."""
     if not before.strip(_SPACE):
         return None if after.strip(_SPACE) else {}
     try:
         raw = DECODE_HEADER.decode(before + _MARKER + after)
-        # found by its text, the array could still be one inside another value
+        # the array was found by its text: it could be one inside another value
         if bytes(raw.pop("traceEvents", msgspec.Raw(b""))) != _MARKER:
             return None
         return {key: msgspec.json.decode(value) for key, value in raw.items()}
@@ -175,15 +190,13 @@ def _header_of(before: bytes, after: bytes) -> dict[str, Any] | None:
         return None
 
 
-def _file(
-    header: dict[str, Any], parts: list[dict[str, pl.DataFrame]], pieces: list[Piece], problems: tuple[Problem, ...] = (), skipped: int = 0,
-) -> KinetoFile | None:
+def _file(header: dict[str, Any], pieces: list[Piece], problems: Sequence[Problem] = ()) -> KinetoFile | None:
     from traceql.loaders.kineto_pieces import joined
 
     if not any(piece.phases for piece in pieces):
         return None
-    skipped += sum(piece.skipped for piece in pieces)
-    return KinetoFile(header, joined(parts), (*problems, *skipped_problem(skipped)))
+    skipped = skipped_problem(sum(piece.skipped for piece in pieces))
+    return KinetoFile(header, joined([piece.frames for piece in pieces]), (*problems, *skipped))
 
 
 # --- a file with a break ---------------------------------------------------------------------------------------------
@@ -192,45 +205,32 @@ def _file(
 def _recovered(
     path: Path, buffer: Buffer, recovery: Recovery, pieces: list[Piece], *, truncated: bool
 ) -> KinetoFile | None:
-    """The result of the strict recovery, which reads only what lies around the breaks."""
+    """The result of the strict recovery, which itself reads only what lies around the breaks."""
     done: list[Piece] = []
-    parts: list[dict[str, pl.DataFrame]] = []
-    skipped = restarts = 0
-    while True:
+    begin = recovery.begin
+    for restart in range(_MAX_RESTARTS + 1):
         if not all(piece.aligned for piece in pieces):
             return None  # the recovery would cut out other events than these
-        broken_at = pieces[-1].position
-        start = _without_last_event(buffer, pieces)
+        break_at = pieces[-1].position
+        begin = _without_last_event(buffer, pieces, begin)
         done += pieces
-        parts += [piece.frames for piece in pieces]
-        events: list[Event] = []
-        resume = None
-        for piece in recovery.pieces(recovery.begin if start is None else start):
-            if piece.event is not None:
-                events.append(piece.event)
-                if piece.start > broken_at and restarts < _MAX_RESTARTS and piece.following < len(buffer):
-                    resume = piece.following
-                    break
-            if len(events) >= _RECOVERED_ROWS:
-                found, count = frames(events)
-                parts.append(found)
-                skipped += count
-                events.clear()
-        found, count = frames(events)
-        parts.append(found)
-        skipped += count
-        if resume is None:
+        resume_after = break_at if restart < _MAX_RESTARTS else len(buffer)
+        found, begin = _around_break(recovery, begin, resume_after)
+        done += found
+        if begin == len(buffer):
             break
-        restarts += 1
-        pieces = list(_verified(buffer, resume))
+        pieces = list(_verified(buffer, begin))
     header, problems = recovery.finish(path)
     if truncated and not any(problem.kind == "truncated" for problem in problems):
-        problems.append(Problem("truncated", "the gzip stream ends early"))
-    return _file(header, parts, done, tuple(problems), skipped)
+        problems.append(GZIP_ENDS_EARLY)
+    return _file(header, done, problems)
 
 
-def _without_last_event(buffer: Buffer, pieces: list[Piece]) -> int | None:
-    """Take the last event off the pieces and return where it starts: the recovery needs a whole event to go on from."""
+def _without_last_event(buffer: Buffer, pieces: list[Piece], begin: int) -> int:
+    """Take the last event off the pieces and return where it starts, ``begin`` when there is none.
+
+    The recovery goes on from a whole event: it looks for the next start of an event only after that.
+    """
     from traceql.loaders.kineto_pieces import read
 
     while pieces:
@@ -239,11 +239,71 @@ def _without_last_event(buffer: Buffer, pieces: list[Piece]) -> int | None:
             if last.last_start > last.begin:
                 pieces.append(read(buffer, last.begin, last.last_start))
             return last.last_start
-    return None
+    return begin
+
+
+def _around_break(recovery: Recovery, begin: int, resume_after: int) -> tuple[list[Piece], int]:
+    """What the recovery reads from ``begin`` to the first whole event after ``resume_after``, and where that ends."""
+    from traceql.loaders.kineto_pieces import recovered
+
+    found: list[Piece] = []
+    events: list[Event] = []
+    end = len(recovery.data)
+    for piece in recovery.pieces(begin):
+        if piece.event is None:
+            continue
+        events.append(piece.event)
+        if len(events) == _RECOVERED_ROWS:
+            found.append(recovered(events))
+            events = []
+        if piece.start > resume_after:
+            end = piece.following
+            break
+    return [*found, recovered(events)], end
 
 
 # --- a gzip stream ---------------------------------------------------------------------------------------------------
 
 
 def _parse_stream(path: Path) -> KinetoFile | None:
-    ...
+    """Scan while decompressing; None when anything is not as it should be, which takes the whole text to judge."""
+    stretches = _stretches(files.GzipBlocks(path))
+    text = next(stretches, b"").removeprefix(_BOM)
+    begin = _array_begin(text, Recovery(text))
+    first = _first_event(text, begin)
+    if first is None:
+        return None
+    pieces: list[Piece] = []
+    after: list[bytes] = []
+    jobs = chain([(text, first, len(text))], ((later, 0, len(later)) for later in stretches))
+    with closing(_ahead(jobs)) as running:
+        for (stretch, _, _), future in running:
+            if after:
+                after.append(bytes(stretch[:]))
+                continue
+            pieces.append(future.result())
+            if pieces[-1].closed:
+                after.append(bytes(stretch[pieces[-1].position + 1 :]))
+            elif not pieces[-1].at_limit:
+                return None
+    header = _header(text[: begin - 1], b"".join(after)) if after else None
+    return None if header is None else _file(header, pieces)
+
+
+def _stretches(blocks: files.GzipBlocks) -> Iterator[bytes]:
+    """The text in stretches that probably end between two events; nothing more once the file proves damaged."""
+    held: list[bytes] = []
+    size, enough = 0, _PIECE_BYTES + _LOOK_AHEAD_BYTES
+    for block in blocks:
+        held.append(block)
+        size += len(block)
+        if size >= enough:
+            text = b"".join(held)
+            cut = _cut(text, enough - _LOOK_AHEAD_BYTES)
+            if cut < len(text):
+                yield text[:cut]
+                held, size, enough = [text[cut:]], len(text) - cut, _PIECE_BYTES + _LOOK_AHEAD_BYTES
+            else:
+                held, enough = [text], 2 * enough
+    if not blocks.truncated:
+        yield b"".join(held)

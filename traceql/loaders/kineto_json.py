@@ -42,6 +42,9 @@ from traceql.trace import Problem
 __all__ = ["KinetoFile", "Recovery", "family_schema", "nanoseconds", "parse"]
 
 
+GZIP_ENDS_EARLY = Problem("truncated", "the gzip stream ends early")
+
+
 def parse(path: Path) -> KinetoFile:
     """Parse a plain or gzip trace file; raises UnreadableTraceError when no whole event can be read."""
     content = files.read(path)
@@ -57,7 +60,7 @@ def parse(path: Path) -> KinetoFile:
     if not any(event.ph is not None for event in events):
         raise UnreadableTraceError(f"{path}: {_what_it_looks_like(data)}")
     if content.truncated and not any(p.kind == "truncated" for p in problems):
-        problems.append(Problem("truncated", "the gzip stream ends early"))
+        problems.append(GZIP_ENDS_EARLY)
     families, skipped = frames(events)
     return KinetoFile(header, families, (*problems, *skipped_problem(skipped)))
 
@@ -74,7 +77,7 @@ def _decode_whole(data: bytes) -> tuple[dict[str, Any], list[Event]]:
 
 _EVENT_START = re.compile(rb'\{\s*"(?:ph|name|cat|pid|tid|ts|dur|args|id|bp|s)"\s*:')
 _MERGE_LIMIT = 4  # an event whose args hold something that looks like an event start comes in up to this many pieces
-_EVENTS_ARRAY = re.compile(rb'"traceEvents"\s*:\s*\[')
+EVENTS_ARRAY = re.compile(rb'"traceEvents"\s*:\s*\[')
 
 Buffer = bytes | mmap
 
@@ -103,7 +106,7 @@ class Recovery:
     lost_bytes: int = 0
 
     def __post_init__(self) -> None:
-        self.array = _EVENTS_ARRAY.search(self.data)
+        self.array = EVENTS_ARRAY.search(self.data)
         self.begin = self.end_of_last = self.array.end() if self.array else self.data.find(b"[") + 1
 
     def pieces(self, begin: int) -> Iterator[Piece]:

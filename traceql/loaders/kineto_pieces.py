@@ -20,6 +20,7 @@ from traceql.loaders.kineto_events import (
     family_of,
     family_schema,
     frame_of,
+    frames,
 )
 from traceql.loaders.kineto_json import Buffer
 from traceql.loaders.kineto_scan_layout import (
@@ -54,16 +55,24 @@ class Piece:
     last_start: int
     aligned: bool
 
+    @property
+    def at_limit(self) -> bool:
+        return self.ended == Ended.AT_LIMIT
 
-class _Unreadable(Exception):
-    """An event that the strict decoder refuses, at this index."""
+    @property
+    def closed(self) -> bool:
+        return self.ended == Ended.CLOSED
+
+
+class _UnreadableError(Exception):
+    """The strict decoder refuses the event at this index."""
 
     def __init__(self, at: int) -> None:
         self.at = at
 
 
-class _Refused(Exception):
-    """The scan cannot be used as it is; another mode or more room may do."""
+class _DoubtError(Exception):
+    """The scan cannot be used; one that leaves more to the strict decoder may do."""
 
 
 class _Room(threading.local):
@@ -90,9 +99,9 @@ def read(buffer: Buffer, begin: int, limit: int) -> Piece:
     while True:
         try:
             return _read(buffer, data, begin, limit, mode)
-        except _Refused:
+        except _DoubtError:
             mode = Mode(mode + 1)
-        except _Unreadable as error:
+        except _UnreadableError as error:
             before = read(buffer, begin, error.at)
             return Piece(**{**vars(before), "position": error.at, "ended": Ended.BROKEN})
 
@@ -105,10 +114,10 @@ def _read(buffer: Buffer, data: Any, begin: int, limit: int, mode: Mode) -> Piec
     if mode != Mode.EVERYTHING:
         counted = json_scan.count_phases(data, begin, position)
         counted -= sum(json_scan.count_phases(data, start, stop) for start, stop in odd[:, :2].tolist())
-        if ended != Ended.BROKEN and counted != result[Result.PHASES]:
-            raise _Refused from None
-    texts = _texts(buffer, space, strict=mode == Mode.ODD_ONLY)
-    frames = {
+        if counted != result[Result.PHASES]:
+            raise _DoubtError
+    texts = _texts(buffer, space)
+    tables = {
         family: _frame(columns, space, index, texts)
         for index, (family, columns) in enumerate(layout()[1].items())
         if space.counts[index]
@@ -117,12 +126,12 @@ def _read(buffer: Buffer, data: Any, begin: int, limit: int, mode: Mode) -> Piec
     if len(odd):
         events = [_decoded(buffer, start, stop) for start, stop in odd[:, :2].tolist()]
         phases += sum(event.ph is not None for event in events)
-        skipped += _insert(frames, events, odd[:, 2:])
+        skipped += _insert(tables, events, odd[:, 2:])
     return Piece(
         begin=begin,
         position=position,
         ended=ended,
-        frames=frames,
+        frames=tables,
         events=int(result[Result.EVENTS]),
         phases=phases,
         skipped=skipped,
@@ -142,7 +151,7 @@ def _scan(data: Any, begin: int, limit: int, mode: Mode) -> tuple[Workspace, End
         rows, odd, texts = 4 * _room.rows, 4 * _room.odd, 4 * _room.texts
 
 
-def _texts(buffer: Buffer, space: Workspace, *, strict: bool) -> pl.Series:
+def _texts(buffer: Buffer, space: Workspace) -> pl.Series:
     """The distinct texts of a scan by code, and a null after the last."""
     count = space.result[Result.TEXTS]
     starts = space.text_starts[:count].tolist()
@@ -164,7 +173,7 @@ def _unescaped(encoded: bytes) -> str:
     try:
         return msgspec.json.decode(b'"' + encoded + b'"', type=str)
     except NOT_JSON:
-        raise _Refused from None
+        raise _DoubtError from None
 
 
 def _frame(columns: list[FamilyColumn], space: Workspace, family: int, texts: pl.Series) -> pl.DataFrame:
@@ -178,7 +187,7 @@ def _series(column: FamilyColumn, space: Workspace, rows: int, texts: pl.Series)
     if not filled:
         dtype = pl.String if is_text else pl.Float64 if column.kind == Kind.FLOAT else pl.Int64
         return pl.Series(column.name, [None], dtype=dtype).new_from_index(0, rows)
-    values = space.columns[column.row, :rows]
+    values = space.columns[column.row, :rows].copy()  # Polars may keep the array itself
     values[filled:] = NULL
     missing = values == NULL
     if is_text:
@@ -195,10 +204,10 @@ def _decoded(buffer: Buffer, start: int, stop: int) -> Event:
     try:
         return DECODE_EVENT.decode(buffer[start:stop])
     except NOT_JSON:
-        raise _Unreadable(start) from None
+        raise _UnreadableError(start) from None
 
 
-def _insert(frames: dict[str, pl.DataFrame], events: list[Event], counts: Any) -> int:
+def _insert(tables: dict[str, pl.DataFrame], events: list[Event], counts: Any) -> int:
     """Put each event's row where it stands in the file; returns how many have no readable time.
 
     ``counts[i, f]``: rows of family ``f`` that the scanner read before ``events[i]``.
@@ -214,12 +223,28 @@ def _insert(frames: dict[str, pl.DataFrame], events: list[Event], counts: Any) -
         places = pl.Series(counts[indices, FAMILIES.index(family)] * 2 - 1)
         rows = rows.with_columns(places.alias(_ORDER)).filter(READABLE)
         skipped += len(indices) - rows.height
-        if family in frames:
-            scanned = frames[family].with_columns((pl.int_range(pl.len(), dtype=pl.Int64) * 2).alias(_ORDER))
+        if family in tables:
+            scanned = tables[family].with_columns((pl.int_range(pl.len(), dtype=pl.Int64) * 2).alias(_ORDER))
             rows = pl.concat([scanned, rows]).sort(_ORDER, maintain_order=True)
         if rows.height:
-            frames[family] = rows.drop(_ORDER)
+            tables[family] = rows.drop(_ORDER)
     return skipped
+
+
+def recovered(events: list[Event]) -> Piece:
+    """Events read by the strict recovery, as a piece."""
+    found, skipped = frames(events)
+    return Piece(
+        begin=-1,
+        position=-1,
+        ended=Ended.BROKEN,
+        frames={family: frame for family, frame in found.items() if frame.height},
+        events=len(events),
+        phases=sum(event.ph is not None for event in events),
+        skipped=skipped,
+        last_start=-1,
+        aligned=True,
+    )
 
 
 def joined(pieces: list[dict[str, pl.DataFrame]]) -> dict[str, pl.DataFrame]:

@@ -29,14 +29,14 @@ from traceql.loaders.json_scan import (
 )
 from traceql.loaders.kineto_scan_layout import NULL, Ended, Kind, Mode, Result, State
 
-HELPERS_SHA256 = ""
+HELPERS_SHA256 = "954b2115cb9d969c4defa2b6d7eb0b062de5e504af34a174adcb4a0ebfb5b87d"
 """Of json_scan.py: changing it makes numba compile this file anew."""
 
 MAX_ALIGNED_OBJECTS = 3  # more in one event and the recovery of kineto_json may not put its pieces together
 
 
 @compiled
-def touch(value: int, number: int, space: Any) -> bool:
+def touch(value: int, number: int, space: Any) -> Any:
     """Set a value of the event being read; a key given twice counts with its last value."""
     count = space.state[State.TOUCHED]
     if count == len(space.touched):
@@ -48,7 +48,7 @@ def touch(value: int, number: int, space: Any) -> bool:
 
 
 @compiled
-def read_integer(data: Any, at: int, stop: int, value: int, space: Any) -> int:
+def read_integer(data: Any, at: int, stop: int, value: int, space: Any) -> Any:
     """An integer, null, or a plain text, of which the first run of digits counts ("stream 7" is 7)."""
     byte = byte_at(data, at, stop)
     if byte == 110:
@@ -83,7 +83,7 @@ def read_integer(data: Any, at: int, stop: int, value: int, space: Any) -> int:
 
 
 @compiled
-def read_time(data: Any, at: int, stop: int, value: int, space: Any) -> int:
+def read_time(data: Any, at: int, stop: int, value: int, space: Any) -> Any:
     """Decimal microseconds as integer ns; a fourth decimal of 5 or more rounds away from zero."""
     negative = byte_at(data, at, stop) == 45
     at += negative
@@ -120,7 +120,7 @@ def read_time(data: Any, at: int, stop: int, value: int, space: Any) -> int:
 
 
 @compiled
-def read_float(data: Any, at: int, stop: int, value: int, space: Any) -> int:
+def read_float(data: Any, at: int, stop: int, value: int, space: Any) -> Any:
     """A short decimal, kept as the bits of its float64: an exact quotient of two exact floats rounds correctly."""
     if byte_at(data, at, stop) == 110:
         end = literal_end(data, at, stop)
@@ -149,7 +149,7 @@ def read_float(data: Any, at: int, stop: int, value: int, space: Any) -> int:
 
 
 @compiled
-def read_text(data: Any, at: int, stop: int, value: int, mode: int, space: Any) -> int:
+def read_text(data: Any, at: int, stop: int, value: int, mode: int, space: Any) -> Any:
     if byte_at(data, at, stop) == 110:
         end = literal_end(data, at, stop)
         return end if touch(value, NULL, space) else -1
@@ -166,7 +166,7 @@ def read_text(data: Any, at: int, stop: int, value: int, mode: int, space: Any) 
 
 
 @compiled
-def read_raw(data: Any, at: int, stop: int, value: int, space: Any) -> int:
+def read_raw(data: Any, at: int, stop: int, value: int, space: Any) -> Any:
     """Any value, kept as its JSON text."""
     end = value_end(data, at, stop, space.state)
     if end < 0:
@@ -179,7 +179,7 @@ def read_raw(data: Any, at: int, stop: int, value: int, space: Any) -> int:
 
 
 @compiled
-def read_triple(data: Any, at: int, stop: int, value: int, space: Any) -> int:
+def read_triple(data: Any, at: int, stop: int, value: int, space: Any) -> Any:
     """The first three integers of an array, missing ones null."""
     for axis in range(3):
         if not touch(value + axis, NULL, space):
@@ -207,7 +207,7 @@ def read_triple(data: Any, at: int, stop: int, value: int, space: Any) -> int:
 
 
 @compiled
-def read_value(data: Any, at: int, stop: int, slot: int, mode: int, layout: Any, space: Any) -> int:
+def read_value(data: Any, at: int, stop: int, slot: int, mode: int, layout: Any, space: Any) -> Any:
     kind = layout.kinds[slot] if slot >= 0 else Kind.SKIP
     if kind == Kind.SKIP:
         return value_end(data, at, stop, space.state)
@@ -237,7 +237,7 @@ def read_value(data: Any, at: int, stop: int, slot: int, mode: int, layout: Any,
 
 
 @compiled
-def read_event(data: Any, at: int, stop: int, mode: int, layout: Any, space: Any) -> int:
+def read_event(data: Any, at: int, stop: int, mode: int, layout: Any, space: Any) -> Any:
     """Read the object at ``at`` into ``space.values`` and ``space.state``; -1 when the strict decoder has to."""
     state = space.state
     state[:] = 0
@@ -291,7 +291,7 @@ def read_event(data: Any, at: int, stop: int, mode: int, layout: Any, space: Any
 
 
 @compiled
-def keep_row(layout: Any, space: Any) -> bool:
+def keep_row(layout: Any, space: Any) -> Any:
     """Append the event's values to the columns of its family; False when they are full."""
     family = space.state[State.FAMILY]
     if family < 0 or not space.state[State.COMPLETE]:
@@ -315,7 +315,7 @@ def keep_row(layout: Any, space: Any) -> bool:
 
 
 @compiled
-def keep_odd(data: Any, at: int, stop: int, layout: Any, space: Any) -> int:
+def keep_odd(data: Any, at: int, stop: int, layout: Any, space: Any) -> Any:
     """Note an event for the strict decoder; its end, or -1 when its brackets or quotes do not close."""
     state = space.state
     state[:] = 0
@@ -339,11 +339,11 @@ def keep_odd(data: Any, at: int, stop: int, layout: Any, space: Any) -> int:
 
 
 @compiled
-def scan(data: Any, begin: int, limit: int, stop: int, mode: int, layout: Any, space: Any) -> int:
+def scan(data: Any, begin: int, limit: int, stop: int, mode: int, layout: Any, space: Any) -> Any:
     """Read events from ``begin`` until one would start at or after ``limit``; returns how it ended.
 
-    ``begin`` is the first byte of an event. ``result[Result.POSITION]`` is where the next event starts, where the array's
-    ``]`` is, or what could not be read.
+    ``begin`` is the first byte of an event. ``result[Result.POSITION]`` is where the next event starts, where the
+    array's ``]`` is, or what could not be read.
     """
     space.filled[:] = 0
     space.counts[:] = 0

@@ -160,7 +160,7 @@ def _kind(column: str) -> int:
 @cache
 def layout() -> tuple[Layout, dict[str, list[FamilyColumn]]]:
     """The scanner's tables, and for each family its columns in the order of its schema."""
-    argument_kinds = {
+    argument_kinds: dict[str, int] = {
         key: _kind(column) for family in kineto_events.ARGUMENTS.values() for column, key in family.items()
     }  # fmt: skip
     keys = [*((0, key, kind) for key, kind in _EVENT_KEYS.items()), *((1, k, v) for k, v in argument_kinds.items())]

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from traceql.loaders import kineto_json
+from traceql.loaders import kineto_fast
 from traceql.trace import LoadedTrace
 
 _EPOCH_LIKELY_NS = 10**17
@@ -19,7 +19,7 @@ _VERSION_SUFFIX = r"_v\d{4,}$"  # cudaLaunchKernel_v7000
 
 def load(path: Path) -> LoadedTrace:
     """Read one rank's trace; raises UnreadableTraceError when it holds no whole event."""
-    file = kineto_json.parse(path)
+    file = kineto_fast.parse(path)
     families, header = file.families, file.header
     pid = _process(families)
     frames = {

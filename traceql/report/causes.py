@@ -7,6 +7,19 @@ from traceql.report import units
 from traceql.report.model import Part
 from traceql.report.names import shown
 
+HOST_LABELS: dict[str, str] = {
+    "dispatch_ns": "operator dispatch",
+    "launch_ns": "launch calls",
+    "other_calls_ns": "other API calls",
+    "wait_ns": "waiting for the GPU",
+    "profiler_ns": "profiler overhead",
+    "python_ns": "Python and framework",
+}
+"""Part of the launching thread's time → legend text."""
+
+OUTSIDE = "outside"
+"""Stands beside the causes for time of a step that is neither its GPU work nor one of its gaps."""
+
 LABELS: dict[str, str] = {
     "busy": "GPU busy",
     "host": "host, before the launch",
@@ -19,6 +32,7 @@ LABELS: dict[str, str] = {
     "device latency": "device latency",
     "opaque replay": "not recorded",
     "unknown": "unknown",
+    "outside": "outside its GPU work",
 }
 """Cause → legend text, in the order charts stack them."""
 
@@ -34,6 +48,7 @@ _LOSSES = {
     "in-graph": "idle time between graph nodes",
     "device latency": "idle time between queued kernels",
     "unknown": "idle time of unknown cause",
+    OUTSIDE: "time outside the step's GPU work",
 }
 
 

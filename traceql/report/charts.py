@@ -131,14 +131,14 @@ def _columns(values: Sequence[_Value], ns_each: float, height: int) -> Columns:
         )
         for i, value in enumerate(values)
     )
-    ticks = tuple(Tick(height * (1 - share), units.number(top * share)) for share in (0.0, 0.5, 1.0))
+    ticks = tuple(Tick(height * (1 - share), _tick(top * share)) for share in (0.0, 0.5, 1.0))
     return Columns(bars, ticks, height, scale.unit)
 
 
 def _ceiling(value: float) -> float:
-    """The next round number: 1, 1.5, 2, 3, 4, 5, 6, 8 or 10 times a power of ten."""
+    """The next round number: 1, 1.5, 2, 2.5, 3, 4, 5, 6, 8 or 10 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(value))
-    return next(power * step for step in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if power * step >= value * 0.999)
+    return next(power * step for step in (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if power * step >= value * 0.999)
 
 
 def roofline(data: Roofline) -> RooflineChart:
@@ -170,13 +170,17 @@ def roofline(data: Roofline) -> RooflineChart:
         dots=tuple(_dot(p, x_of(p.intensity), y_of(p.tflops)) for p in reversed(data.points)),
         roofs=tuple(roofs),
         ridges=tuple(Tick(x_of(r), f"ridge {units.number(r)} FLOP/B") for r in ridges),
-        x_ticks=tuple(Tick(x_of(value), units.number(value)) for value in _round_numbers(left, right)),
-        y_ticks=tuple(Tick(y_of(value), units.number(value)) for value in _round_numbers(bottom, top)),
+        x_ticks=tuple(Tick(x_of(value), _tick(value)) for value in _round_numbers(left, right)),
+        y_ticks=tuple(Tick(y_of(value), _tick(value)) for value in _round_numbers(bottom, top)),
     )
 
 
 def _dot(point: Point, x: float, y: float) -> Dot:
     return Dot(x, y, 4 + 1.4 * math.sqrt(point.share_pct), point.bound, point.text, point.label)
+
+
+def _tick(value: float) -> str:
+    return f"{value:,.6g}" if value < 1e6 else f"{value:g}"
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:

@@ -114,4 +114,6 @@ def _time_cell(row: Mapping[str, Any], trace: Trace, index: int) -> Cell:
     if not isinstance(end, int):
         length = next((row[k] * 1000 for k in ("gap_us", "idle_us", "dur_us") if is_number(row.get(k))), 0)
         end = start + round(length)
-    return Cell(f"{trace.source_time_s(start):.6f}", f"{start:,} ns from the trace's first event", Place(index, start, end))
+    return Cell(
+        f"{trace.source_time_s(start):.6f}", f"{start:,} ns from the trace's first event", Place(index, start, end)
+    )

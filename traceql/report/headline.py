@@ -44,12 +44,21 @@ class StepCost:
 
     @property
     def span_ns(self) -> int:
-        """GPU time the step accounts for: busy plus idle."""
+        """What shares of the step refer to: its period, or busy plus idle where the GPU is further behind."""
+        return max(self.period_ns, self._accounted_ns)
+
+    @property
+    def outside_ns(self) -> int:
+        """Time of the step that is neither its GPU work nor a gap of it: a first step's start, idle that is the next one's."""
+        return self.span_ns - self._accounted_ns
+
+    @property
+    def _accounted_ns(self) -> int:
         return (self.busy_ns or 0) + sum(self.idle_ns.values())
 
     @property
     def busy_pct(self) -> float | None:
-        return 100 * self.busy_ns / self.span_ns if self.busy_ns is not None and self.span_ns else None
+        return None if self.busy_ns is None else 100 * self.busy_ns / self.span_ns
 
     @property
     def label(self) -> str:
@@ -126,8 +135,8 @@ def verdict(trace: Trace) -> str:
 
 
 def _loss(trace: Trace, step: StepCost) -> str:
-    loss = causes.largest_loss(step.idle_ns)
-    if loss is not None and step.span_ns and 100 * loss[1] / step.span_ns >= _WORTH_A_WORD_PCT:
+    loss = causes.largest_loss(step.idle_ns | {causes.OUTSIDE: step.outside_ns})
+    if loss is not None and 100 * loss[1] / step.span_ns >= _WORTH_A_WORD_PCT:
         return f"the largest loss is {units.ms(loss[1])} of {loss[0]}"
     return "almost none of it is lost to gaps"
 
@@ -210,17 +219,21 @@ def _findings(report: Report) -> Figure:
         if number:
             plural = "s" if number > 1 and severity is not Severity.INFO else ""
             parts.append(f"{number} {severity.label}{plural}")
-    return Figure("findings", units.count(len(found)), note=", ".join(parts) or "nothing to report")
+    return Figure(
+        "finding" if len(found) == 1 else "findings",
+        units.count(len(found)),
+        note=", ".join(parts) or "nothing to report",
+    )
 
 
-def slowest(traces: Sequence[Trace]) -> Trace:
-    """The trace whose representative step takes longest; the first where none has steps."""
+def slowest(traces: Sequence[Trace]) -> int:
+    """Index of the trace whose representative step takes longest; the first where none has steps."""
 
-    def period(trace: Trace) -> int:
-        medians = median_steps(trace)
+    def period(index: int) -> int:
+        medians = median_steps(traces[index])
         return medians[0].period_ns if medians else 0
 
-    return max(traces, key=period)
+    return max(range(len(traces)), key=period)
 
 
 def _capital(text: str) -> str:

@@ -34,6 +34,10 @@ def document(report: Report) -> dict[str, Any]:
         "metrics": report.metrics,
         "rules": [_rule(outcome) for outcome in report.rules],
         "findings": [_finding(finding) for finding in report.found],
+        "suppressed": [
+            _finding(s.finding) | {"suppressed_by": s.suppression.label, "reason": s.suppression.reason}
+            for s in report.suppressed
+        ],
     }
     plain: dict[str, Any] = _finite(content)
     return plain

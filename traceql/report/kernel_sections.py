@@ -33,7 +33,8 @@ def representative(trace: Trace) -> StepCost | None:
 
 def gap_histogram(trace: Trace) -> Histogram | None:
     """Idle time inside the steps by length of the whole gap, split by cause; what was not recorded is not idle."""
-    parts = step_gap_parts(trace).filter(pl.col("cause") != "opaque replay")
+    every = step_gap_parts(trace)
+    parts = every.filter(pl.col("cause") != "opaque replay")
     if parts.is_empty():
         return None
     edges = [edge * 1000 for edge in _BIN_EDGES_US]
@@ -60,6 +61,7 @@ def gap_histogram(trace: Trace) -> Histogram | None:
         unit=scale.unit,
         causes=causes.parts(dict(by_cause), everything),
         total=units.ms(everything),
+        partial=parts.height < every.height,
     )
 
 
@@ -90,9 +92,9 @@ def layer_strip(trace: Trace, index: int) -> tuple[tuple[Layer, ...], str]:
     if rows.is_empty():
         return (), ""
     strip = tuple(_layer(row, index) for row in rows.rows(named=True))
-    inside = int(rows["dur_ns"].sum())
+    inside, longest = int(rows["dur_ns"].sum()), int(rows["kernels"].max())  # type: ignore[arg-type]
     note = (
-        f"{rows.height} repeats of {rows['kernels'].max()} kernels in step {step.step_id}, {units.ms(inside)} of its "
+        f"{rows.height} repeats of {longest} kernels in step {step.step_id}, {units.ms(inside)} of its "
         f"{units.ms(step.period_ns)}; what repeats is told from the kernel sequence."
     )
     return strip, note

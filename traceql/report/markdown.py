@@ -37,6 +37,12 @@ def escaped(text: str) -> str:
     return _SPECIAL.sub(r"\\\1", inside_word).replace("\x00", "_").replace("&", "&amp;")
 
 
+def prose(text: str) -> str:
+    """A sentence in Markdown: what stands between backticks stays code, the rest is escaped."""
+    parts = re.split(r"`([^`]+)`", text)
+    return "".join(code(part) if i % 2 else escaped(part) for i, part in enumerate(parts))
+
+
 def code(text: str) -> str:
     """``text`` as a code span that its own backticks cannot end."""
     fence = "`" * (max((len(run) for run in re.findall(r"`+", text)), default=0) + 1)

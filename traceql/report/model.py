@@ -110,11 +110,16 @@ class Breakdown:
 
 @dataclass(frozen=True)
 class Chain:
-    """Where the time of one step went: GPU busy, then idle by cause. ``known`` is false where replays left no record."""
+    """Where the time of one step went: on the GPU, busy and idle by cause; on the thread that launched it, by activity.
+
+    ``known`` is false where replays left no record. Shares of both are of the same time.
+    """
 
     label: str
     parts: tuple[Part, ...]
     total: str
+    host: tuple[Part, ...] = ()
+    host_total: str = ""
     known: bool = True
     note: str = ""
 
@@ -137,6 +142,8 @@ class Histogram:
     unit: str
     causes: tuple[Part, ...]
     total: str
+    partial: bool
+    """some of the gaps' time was not recorded, and is left out"""
 
 
 @dataclass(frozen=True)
@@ -239,12 +246,16 @@ class View:
     """The whole report."""
 
     title: str
+    scope: tuple[str, ...]
+    """what stands beside the title: GPU and profiler, or which of several traces the figures are of"""
     verdict: str
     headline: tuple[Figure, ...]
     cards: tuple[Card, ...]
     traces: tuple[TraceView, ...]
     ranks: Table | None
     passed: tuple[str, ...]
+    suppressed: tuple[tuple[str, str], ...]
+    """(what the configuration hides, why)"""
     not_applicable: tuple[tuple[str, str], ...]
     """(rule, reason)"""
     crashed: tuple[tuple[str, str], ...]

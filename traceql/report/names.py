@@ -16,7 +16,9 @@ _UNSAFE = re.compile(
 """Control characters, invisible ones, those that reorder text, and lone surrogates."""
 
 
-_RIGHT_TO_LEFT = re.compile(r"[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefe]+(?:\s+[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefe]+)*")
+_RIGHT_TO_LEFT = re.compile(
+    r"[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefe]+(?:\s+[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefe]+)*"
+)
 """Runs of Hebrew, Arabic and their kin: isolated, so that the numbers beside them keep their place."""
 
 

@@ -91,7 +91,9 @@ def provenance(trace: Trace, label: str) -> tuple[Figure, ...]:
     stated = dict(trace.loaded["metadata"].select("key", "value").rows())
     facts += [(words, stated[key]) for key, words in _METADATA.items() if stated.get(key)]
     rows = {name: trace.loaded[name].height for name in trace.loaded}
-    read = [f"{rows[t]:,} {t.replace('_', ' ')}" for t in ("kernels", "runtime_calls", "cpu_ops", "python_calls") if rows[t]]
+    read = [
+        f"{rows[t]:,} {t.replace('_', ' ')}" for t in ("kernels", "runtime_calls", "cpu_ops", "python_calls") if rows[t]
+    ]
     facts.append(("events read", ", ".join(read) or "none"))
     facts.append(("traceql", traceql.__version__))
     return tuple(Figure(name, shown(str(value))) for name, value in facts)

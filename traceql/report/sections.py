@@ -9,8 +9,10 @@ from traceql.report.model import Card, TraceView
 from traceql.trace import Trace
 
 
-def trace_view(trace: Trace, label: str, index: int, cards: Sequence[Card], *, timeline_share: float) -> TraceView:
-    """All sections of ``trace``, the ``index``-th of the report.
+def trace_view(
+    trace: Trace, label: str, file: str, index: int, cards: Sequence[Card], *, timeline_share: float
+) -> TraceView:
+    """All sections of ``trace``, the ``index``-th of the report; ``label`` is what the report calls it.
 
     ``timeline_share`` is the part of the page's slices its timeline may use; 0 leaves the timeline out.
     """
@@ -36,6 +38,6 @@ def trace_view(trace: Trace, label: str, index: int, cards: Sequence[Card], *, t
         kernels=kernel_sections.kernel_table(trace),
         roofline=kernel_sections.roofline(trace),
         notes=notes.notes(trace),
-        provenance=notes.provenance(trace, label),
+        provenance=notes.provenance(trace, file),
         timeline=packed,
     )

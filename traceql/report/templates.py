@@ -7,6 +7,7 @@ from functools import cache
 from importlib.resources import files
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 
 @cache
@@ -27,6 +28,9 @@ def environment() -> Environment:
     made.filters["code"] = markdown.code
     made.filters["md_table"] = markdown.table
     made.filters["tied"] = _tied
+    made.filters["prose"] = _prose
+    made.filters["capitalised"] = _capitalised
+    made.filters["md_prose"] = markdown.prose
     made.globals["charts"] = charts
     return made
 
@@ -42,6 +46,18 @@ _NUMBER_AND_UNIT = re.compile(r"(?<=\d) (?=(?:ns|µs|ms|s|%|B|kB|MB|GB|TB|GFLOP|
 def _tied(text: str) -> str:
     """``text`` with numbers tied to their units: no line breaks between them."""
     return _NUMBER_AND_UNIT.sub("\N{NO-BREAK SPACE}", text)
+
+
+_CODE = re.compile(r"`([^`]+)`")
+
+
+def _prose(text: str) -> Markup:
+    """A sentence as HTML, escaped, what stands between backticks as code."""
+    return Markup(_CODE.sub(r"<code>\1</code>", str(escape(_tied(text)))))
+
+
+def _capitalised(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _coordinate(value: float) -> str:

@@ -11,7 +11,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from traceql.report import textable
-from traceql.report.model import Card, Table, TraceView, View
+from traceql.report.model import Card, Figure, Table, TraceView, View
 from traceql.report.view import build
 
 if TYPE_CHECKING:
@@ -47,13 +47,19 @@ def print_report(report: Report, console: Console) -> None:
 
 
 def _head(view: View, console: Console) -> None:
-    console.print(Text(view.title, style="dim"))
+    console.print(Text(" · ".join((view.title, *view.scope)), style="dim"))
     console.print()
     console.print(Text(view.verdict, style="bold"))
-    figures = [f"{f.text} {f.label}" if f.label != "findings" else f"{f.value} findings: {f.note}" for f in view.headline]
+    figures = [_figure(f) for f in view.headline]
     if figures:
         console.print(Text(" · ".join(figures)))
     console.print()
+
+
+def _figure(figure: Figure) -> str:
+    if figure.label.startswith("finding"):
+        return f"{figure.value} {figure.label}" + (f": {figure.note}" if figure.value != "0" else "")
+    return f"{figure.label} {figure.text}"
 
 
 def _card(card: Card, console: Console) -> None:
@@ -94,7 +100,10 @@ def _table(table: Table, console: Console, indent: int) -> None:
     for row in rows:
         _indented(Text(row), console, indent)
     left = max(0, len(table.rows) - _ROWS) + table.dropped
-    more = [*([f"{left} more row{'s' if left > 1 else ''}"] if left else []), *([f"not shown: {' · '.join(placed[1])}"] if placed[1] else [])]
+    more = [
+        *([f"{left} more row{'s' if left > 1 else ''}"] if left else []),
+        *([f"not shown: {' · '.join(placed[1])}"] if placed[1] else []),
+    ]
     if more:
         _indented(Text(f"… {'; '.join(more)}", style="dim"), console, indent)
 
@@ -108,6 +117,9 @@ def _notes(view: View, console: Console) -> None:
         console.print(Text(f"{rule} failed to run: {reason}", style="red"))
     if view.passed:
         console.print(Text(f"Passed: {', '.join(view.passed)}.", style="dim"))
+    if view.suppressed:
+        listed = "; ".join(f"{what} ({why})" for what, why in view.suppressed)
+        console.print(Text(f"Suppressed: {listed}.", style="dim"))
     if view.not_applicable:
         listed = "; ".join(f"{rule} ({reason})" for rule, reason in view.not_applicable)
         console.print(Text(f"Did not apply: {listed}.", style="dim"))

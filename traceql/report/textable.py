@@ -24,9 +24,7 @@ def lines(table: Table, width: int, rows: int) -> tuple[list[str], list[str]]:
         columns.pop()
     widths = widths or [width]
     placed = [
-        _GUTTER.join(
-            _cell(row[c], size, right=numeric[c]) for c, size in zip(columns, widths, strict=True)
-        ).rstrip()
+        _GUTTER.join(_cell(row[c], size, right=numeric[c]) for c, size in zip(columns, widths, strict=True)).rstrip()
         for row in [headers, *shown]
     ]
     return placed, [headers[c] for c in range(len(headers)) if c not in columns]

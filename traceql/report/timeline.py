@@ -26,7 +26,9 @@ def pack(trace: Trace, index: int, cards: Sequence[Card], share: float = 1.0) ->
 
     ``share`` is the part of the page's budget of slices that this trace may use.
     """
-    marks = [(c.number, c.anchor, c.place.start_ns, c.place.end_ns) for c in cards if c.place and c.place.trace == index]
+    marks = [
+        (c.number, c.anchor, c.place.start_ns, c.place.end_ns) for c in cards if c.place and c.place.trace == index
+    ]
     windows = choose(trace, [start for _, _, start, _ in marks], share)
     if windows is None:
         return None

@@ -19,6 +19,8 @@ _BUDGETS = {"gpu": 20_000, "idle": 14_000, "calls": 14_000, "ops": 20_000, "rang
 """Slices of each sort on one page; of more, the longest stay."""
 _MAX_THREADS = 6
 _MAX_STREAMS = 12
+_FEW = 20
+"""A thread that launches nothing gets lanes from this many slices on."""
 _MAX_ROWS = {"ops": 8, "ranges": 4, "python": 14, "calls": 2, "stream": 4}
 """Depth shown of each lane; deeper slices are left out."""
 _WRAPPER_SHARE = 0.9
@@ -56,7 +58,9 @@ class _LeftOut:
         """``frame`` without the rows nested deeper than its lane shows."""
         kept = frame.filter(pl.col("row") < _MAX_ROWS[kind])
         if kept.height < frame.height:
-            self.lines.append(f"{frame.height - kept.height:,} {words} nested deeper than {_MAX_ROWS[kind]} are left out.")
+            self.lines.append(
+                f"{frame.height - kept.height:,} {words} nested deeper than {_MAX_ROWS[kind]} are left out."
+            )
         return kept
 
 
@@ -83,10 +87,16 @@ def _gpu_tracks(trace: Trace, windows: Windows, left_out: _LeftOut) -> list[Trac
             if rows.height:
                 found.append(Track(kind, group, label, 1, rows))
         on_device = ops.filter(pl.col("device") == device)
-        streams = on_device.group_by("stream").agg(pl.col("dur_ns").sum()).sort(["dur_ns", "stream"], descending=[True, False])
+        streams = (
+            on_device.group_by("stream")
+            .agg(pl.col("dur_ns").sum())
+            .sort(["dur_ns", "stream"], descending=[True, False])
+        )
         shown_streams = streams["stream"].head(_MAX_STREAMS).to_list()
         if streams.height > _MAX_STREAMS:
-            left_out.lines.append(f"{streams.height - _MAX_STREAMS} streams of GPU {device} with the least work are left out.")
+            left_out.lines.append(
+                f"{streams.height - _MAX_STREAMS} streams of GPU {device} with the least work are left out."
+            )
         for stream in shown_streams:
             rows = _stacked(on_device.filter(pl.col("stream").eq_missing(pl.lit(stream, pl.Int64))))
             rows = left_out.shallow(rows, "stream", "GPU rows")
@@ -138,8 +148,12 @@ def _idle_slices(trace: Trace, windows: Windows, left_out: _LeftOut) -> pl.DataF
 
 
 def _segments(trace: Trace, windows: Windows) -> pl.DataFrame:
-    words = pl.format("{} kernels, {} … {}", "kernels", pl.col("first_kernel").fill_null("–"), pl.col("last_kernel").fill_null("–"))
-    return windows.touched(graph_segments(trace)).select("device", "start_ns", "dur_ns", "launch_id", name=words, short=words)
+    words = pl.format(
+        "{} kernels, {} … {}", "kernels", pl.col("first_kernel").fill_null("–"), pl.col("last_kernel").fill_null("–")
+    )
+    return windows.touched(graph_segments(trace)).select(
+        "device", "start_ns", "dur_ns", "launch_id", name=words, short=words
+    )
 
 
 # --- host ---------------------------------------------------------------------------------------------------------
@@ -149,7 +163,12 @@ def _host_tracks(trace: Trace, windows: Windows, left_out: _LeftOut) -> list[Tra
     lanes: tuple[tuple[str, str, str, Callable[[], pl.DataFrame]], ...] = (
         ("calls", "CUDA calls", "API calls", lambda: _calls(trace, windows)),
         ("ops", "operators", "operators", lambda: _plain(trace.loaded["cpu_ops"], windows)),
-        ("ranges", "ranges", "ranges", lambda: _plain(trace.loaded["annotations"].filter(pl.col("side") == "cpu"), windows)),
+        (
+            "ranges",
+            "ranges",
+            "ranges",
+            lambda: _plain(trace.loaded["annotations"].filter(pl.col("side") == "cpu"), windows),
+        ),
         ("python", "Python", "Python frames", lambda: _python(trace, windows, left_out)),
     )
     nested = {
@@ -173,9 +192,13 @@ def _threads(trace: Trace, windows: Windows, nested: dict[str, pl.DataFrame]) ->
     """(pid, tid) of the threads that do anything here, those that launch most first."""
     launched = windows.touched(launches(trace)).group_by("pid", "tid").agg(launched=pl.len())
     active = pl.concat([frame.select("pid", "tid") for frame in nested.values()]).drop_nulls("tid")
-    counted = active.group_by("pid", "tid").agg(rows=pl.len()).join(launched, on=["pid", "tid"], how="left", nulls_equal=True)
-    ordered = counted.with_columns(pl.col("launched").fill_null(0)).sort(
-        ["launched", "rows", "tid"], descending=[True, True, False]
+    counted = (
+        active.group_by("pid", "tid").agg(rows=pl.len()).join(launched, on=["pid", "tid"], how="left", nulls_equal=True)
+    )
+    ordered = (
+        counted.with_columns(pl.col("launched").fill_null(0))
+        .filter((pl.col("launched") > 0) | (pl.col("rows") >= _FEW))
+        .sort(["launched", "rows", "tid"], descending=[True, True, False])
     )
     return list(ordered.select("pid", "tid").rows())
 

@@ -71,7 +71,7 @@ def choose(trace: Trace, places: Sequence[int], share: float) -> Windows | None:
             kept.add(step_id)
             spent += sizes[step_id]
     chosen = tuple(s for s in steps if s.step_id in kept)
-    dropped = ()
+    dropped: tuple[str, ...] = ()
     if len(chosen) < len(steps):
         ids = ", ".join(str(s.step_id) for s in steps if s.step_id not in kept)
         dropped = (f"The timeline holds {len(chosen)} of {len(steps)} steps; left out to keep the page small: {ids}.",)

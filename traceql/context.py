@@ -1,0 +1,104 @@
+"""What a capture was recorded on and how: figures of two captures compare only where this is the same."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+import polars as pl
+
+from traceql.derived import memoised
+from traceql.trace import Trace
+
+
+class Context(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Hardware, workload and profiler of one capture. What the trace does not tell is null."""
+
+    gpu: str | None
+    """Product name of the GPUs that did work, several separated by commas."""
+    devices: int
+    """GPUs that did work in this trace."""
+    world_size: int | None
+    """Ranks of the distributed job."""
+    step_kind: str | None
+    """The kind of step that most of the time went to."""
+    batch_size: int | None
+    """The batch size that most of its time went to."""
+    profiler: str
+    """torch_profiler, nsys or ncu."""
+    replays: Literal["node", "graph", "opaque", "mixed"] | None
+    """How graph replays were recorded; null without any."""
+    python_stacks: bool
+    shapes: bool
+
+    def differences(self, base: Context) -> list[str]:
+        """What differs from ``base``, one phrase each: ``GPU NVIDIA H100 (was NVIDIA H200)``.
+
+        A capture without graph replays compares with one that has them: losing the graph is a regression to report,
+        not another way to record.
+        """
+        found = []
+        for name, label in _LABELS.items():
+            own, other = getattr(self, name), getattr(base, name)
+            if own == other or (name == "replays" and None in (own, other)):
+                continue
+            found.append(f"{label} {_shown(own)} (was {_shown(other)})")
+        return found
+
+
+_LABELS = {
+    "gpu": "GPU", "devices": "device count", "world_size": "world size (TP)", "step_kind": "kind of step",
+    "batch_size": "batch size", "profiler": "profiler", "replays": "recording of graph replays",
+    "python_stacks": "Python stacks", "shapes": "operator shapes",
+}  # fmt: skip
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "recorded" if value else "not recorded"
+    return "unknown" if value is None else str(value)
+
+
+@memoised
+def context(trace: Trace) -> Context:
+    """The context of one trace."""
+    has = trace.capabilities
+    used = trace.table("gpu_ops")["device"].drop_nulls().unique()
+    devices = trace.loaded["devices"]
+    own = devices.filter(pl.col("device").is_in(used.implode())) if len(used) else devices
+    names = sorted(set(own["name"].drop_nulls()))
+    kind, batch_size = _main_steps(trace)
+    return Context(
+        gpu=", ".join(names) or None,
+        devices=len(used),
+        world_size=_world_size(trace),
+        step_kind=kind,
+        batch_size=batch_size,
+        profiler=trace.source,
+        replays=has.graph_replays,
+        python_stacks=has.python_stacks,
+        shapes=has.shapes,
+    )
+
+
+def _main_steps(trace: Trace) -> tuple[str | None, int | None]:
+    """The kind of step with the most time, and its batch size with the most time."""
+    steps = trace.table("steps").select("kind", "batch_size", "period_ns")
+    if steps.is_empty():
+        return None, None
+    kind = steps.group_by("kind").agg(pl.col("period_ns").sum()).sort("period_ns", "kind")["kind"][-1]
+    sizes = (
+        steps.filter(pl.col("kind").eq_missing(pl.lit(kind, pl.String)))
+        .group_by("batch_size")
+        .agg(pl.col("period_ns").sum())
+        .sort("period_ns", "batch_size")
+    )
+    return kind, sizes["batch_size"][-1]
+
+
+def _world_size(trace: Trace) -> int | None:
+    stated = trace.loaded["metadata"].filter(pl.col("key") == "distributed.world_size")["value"]
+    if len(stated) and str(stated[0]).isdigit():
+        return int(stated[0])
+    largest = trace.table("collectives")["world_size"].max()
+    return int(largest) if isinstance(largest, int) else None
