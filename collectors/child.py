@@ -8,6 +8,7 @@ only what we started carries; nothing else is ever signalled.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -26,6 +27,9 @@ MARK = "TRACEQL_CHILD"
 _TAIL_BYTES = 65_536
 _POLL_S = 0.2
 
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_prctl = getattr(ctypes.CDLL(None), "prctl", None)
+
 Tick = Callable[[float, str, str], None]
 """Called several times a second with the elapsed seconds, the child's state and its last line of output."""
 
@@ -39,10 +43,18 @@ class Outcome:
     timed_out: bool
     interrupted: bool
     duration_s: float
+    last_line: str = ""
+    """What it said last before it was stopped for taking too long."""
 
     @property
     def ok(self) -> bool:
         return self.exit_code == 0 and not self.timed_out and not self.interrupted
+
+
+def _end_with_parent() -> None:
+    """Ask the kernel, in the child, to terminate it when we are gone: a killed collect must not leave a GPU held."""
+    if _prctl is not None:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class Child:
@@ -59,7 +71,8 @@ class Child:
 
     def start(self) -> None:
         """Start the child; CollectError when its program cannot be run."""
-        environment = {**os.environ, **self.command.environment, MARK: self._mark}
+        # unbuffered, so that the log tells what a child did last
+        environment = {"PYTHONUNBUFFERED": "1", **os.environ, **self.command.environment, MARK: self._mark}
         with self.log.open("ab") as output:
             output.write(f"# {shown(self.command, self._folder)}\n".encode())
             output.flush()
@@ -67,6 +80,7 @@ class Child:
                 self._process = subprocess.Popen(
                     self.command.argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
                     env=environment, start_new_session=True,
+                    preexec_fn=_end_with_parent,  # noqa: PLW1509 - one system call, looked up before the fork
                 )  # fmt: skip
             except OSError as error:
                 raise CollectError(f"{self.command.argv[0]}: cannot be run ({error.strerror or error})") from error
@@ -83,10 +97,11 @@ class Child:
     def wait(self, timeout_s: float, tick: Tick | None = None) -> Outcome:
         """Wait until the child ends, the limit passes or the user interrupts; in the last two cases stop it."""
         timed_out = interrupted = False
+        said = ""
         try:
             while self.running:
                 if self.elapsed_s > timeout_s:
-                    timed_out = True
+                    timed_out, said = True, last_line(self.log)
                     self.stop()
                     break
                 if tick is not None:
@@ -95,14 +110,14 @@ class Child:
         except KeyboardInterrupt:
             interrupted = True
             self.stop()
-        return self.outcome(timed_out=timed_out, interrupted=interrupted)
+        return self.outcome(timed_out=timed_out, interrupted=interrupted, said=said)
 
-    def outcome(self, *, timed_out: bool = False, interrupted: bool = False) -> Outcome:
+    def outcome(self, *, timed_out: bool = False, interrupted: bool = False, said: str = "") -> Outcome:
         """How the child ended; call when it no longer runs."""
         code = self._process.poll() if self._process is not None else None
         by_signal = signal.Signals(-code).name if code is not None and code < 0 else None
         exit_code = code if code is not None and code >= 0 else None
-        return Outcome(exit_code, by_signal, timed_out, interrupted, round(self.elapsed_s, 3))
+        return Outcome(exit_code, by_signal, timed_out, interrupted, round(self.elapsed_s, 3), said)
 
     def state(self) -> str:
         """What the kernel says the child does: running, sleeping, in the kernel …; empty where /proc is missing."""

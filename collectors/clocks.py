@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
@@ -25,13 +26,20 @@ THROTTLE_REASONS = {
 _FIELDS = "index,clocks.sm,clocks.mem,utilization.gpu,power.draw,temperature.gpu,{reasons}"
 
 
+_HEADER = b"gpu,sm_mhz,memory_mhz,busy_pct,power_w,temperature_c,reasons\n"
+
+
 class Sampler:
-    """Writes clocks.csv while it is open; ``clocks`` sums it up afterwards. Without nvidia-smi it does nothing."""
+    """Writes clocks.csv while it is open; ``clocks`` sums it up afterwards. Without nvidia-smi it does nothing.
+
+    nvidia-smi writes into a pipe of ours, so that it ends when we do, however that happens.
+    """
 
     def __init__(self, folder: Path, gpus: list[int] | None) -> None:
         self._path = folder / "clocks.csv"
         self._gpus = gpus
         self._process: subprocess.Popen[bytes] | None = None
+        self._copier: threading.Thread | None = None
 
     def __enter__(self) -> Sampler:
         reasons = _reasons_field()
@@ -40,15 +48,17 @@ class Sampler:
         argv = ["nvidia-smi", f"--query-gpu={_FIELDS.format(reasons=reasons)}", "--format=csv,noheader,nounits"]
         if self._gpus:
             argv += ["-i", ",".join(str(g) for g in self._gpus)]
-        with suppress(OSError), self._path.open("wb") as output:
+        with suppress(OSError):
             self._process = subprocess.Popen(
-                [*argv, "-lms", str(_PERIOD_MS)], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.DEVNULL,
-                start_new_session=True,
+                [*argv, "-lms", str(_PERIOD_MS)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
+            self._copier = threading.Thread(target=self._copy, daemon=True)
+            self._copier.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._process is None:
+        if self._process is None or self._copier is None:
             return
         self._process.terminate()
         try:
@@ -56,6 +66,15 @@ class Sampler:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._copier.join(timeout=5)
+
+    def _copy(self) -> None:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        with suppress(OSError), self._path.open("wb") as file:
+            file.write(_HEADER)
+            for line in self._process.stdout:
+                file.write(line)
 
     def clocks(self) -> list[Clocks]:
         """One summary for each GPU that was busy."""

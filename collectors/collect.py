@@ -131,6 +131,8 @@ def _plans(
     described = [
         (point, *planning.workload(engine, point, "sglang"), planning.devices(facts, common, point)) for point in found
     ]
+    if not common.quiet:
+        print("asking sglang for its options …", file=sys.stderr)
     installation = sglang.inspect(target)
     plans = []
     for point, workload, model_path, devices in described:
@@ -180,11 +182,14 @@ def _record_sweep(common: Common, facts: Facts, prepared: list[_Prepared], root:
 
 
 def _record_one(common: Common, facts: Facts, item: _Prepared, run: RunDirectory) -> Recorded:
-    earlier = run.open(resume=common.resume)
     progress = Progress(len(item.works), quiet=common.quiet)
     for warning in item.warnings:
         progress.note(f"note: {warning}")
     described = msgspec.structs.replace(item.workload, extra=recorded_argv(item.workload.extra))
+    there = run.earlier()
+    if common.resume and there is not None and there.workload != described:
+        raise CollectError(f"{run.final}: holds a run of another workload; give the options it was recorded with")
+    earlier = run.open(resume=common.resume)
     manifest = recording.new_manifest(
         run.final.name, collector=item.collector, command=_command_line(), workload=described,
         machine=facts.machine, software=software.versions(facts.target, facts.nsys, facts.ncu), git=software.git(),
@@ -200,8 +205,8 @@ def _sum_up(common: Common, done: list[tuple[str, Manifest]], last: str) -> int:
     if not common.quiet and any(row[2] != "–" for row in rows):
         print("\n" + "\n".join(sweep.lines(rows)))
     for name, manifest in done:
-        for line in [*([] if common.quiet else manifest.warnings), *([manifest.problem] if manifest.problem else [])]:
-            print(f"{name}: {line}", file=sys.stderr)
+        if manifest.problem:
+            print(f"{name}: {manifest.problem}", file=sys.stderr)
     if not common.quiet and any(manifest.traces() for _, manifest in done):
         print(f"\nnext: traceql analyze {last}")
     states = {manifest.status for _, manifest in done}

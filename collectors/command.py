@@ -79,8 +79,18 @@ def recorded_argv(argv: tuple[str, ...] | list[str], folder: Path | None = None)
 
 def shown(command: Command, folder: Path | None = None) -> str:
     """One line to read or to paste into a shell."""
-    variables = [f"{k}={shlex.quote(portable(v, folder))}" for k, v in sorted(command.environment.items())]
+    added = recorded_additions(command.environment, folder)
+    variables = [f"{name}={shlex.quote(value)}" for name, value in added.items()]
     return " ".join([*variables, shlex.join(recorded_argv(command.argv, folder))])
+
+
+def recorded_additions(environment: Mapping[str, str], folder: Path | None = None) -> dict[str, str]:
+    """What a command adds to the environment, portable; of a search path only what was put in front."""
+    added = {}
+    for name, value in sorted(environment.items()):
+        first, separator, _ = value.partition(os.pathsep) if name == "PYTHONPATH" else (value, "", "")
+        added[name] = portable(first, folder) + (f"{separator}…" if separator else "")
+    return added
 
 
 def recorded_environment(environment: Mapping[str, str]) -> dict[str, str | None]:

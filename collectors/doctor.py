@@ -174,7 +174,7 @@ def _sglang_checks(facts: Facts) -> list[Check]:
     version = target.packages.get("sglang", "unknown")
     number = tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
     if len(number) == 3 and number < (0, 5, 9):
-        return [Check("sglang", "note", version, "traceql is tried with 0.5.9 and newer")]
+        return [Check("sglang", "note", version, "traceql knows the options of 0.5.9 and newer")]
     return [Check("sglang", "ok", version)]
 
 

@@ -180,28 +180,27 @@ def _guarded(recorder: Recorder, what: str, function: Callable[..., Any]) -> Cal
 
 
 def _on_torch(recorder: Recorder) -> Callable[..., None]:
-    def then(_module: object) -> None:
+    def then(_module: Any) -> None:
         recorder.log("torch imported")
-        if recorder.options.active:
-            _watch_steps(recorder)
-        else:
+        if not recorder.options.active:
             recorder.start()
+        elif recorder.options.step_on == "forward":
+            _watch_first_module(recorder)
+        elif recorder.options.step_on.startswith("__main__:"):
+            _watch_main(recorder, recorder.options.step_on.partition(":")[2])
 
     return _guarded(recorder, "import torch", then)
 
 
-def _watch_steps(recorder: Recorder) -> None:
-    step_on = recorder.options.step_on
-    if step_on == "forward":
-        _watch_first_module(recorder)
+def _watch_named(recorder: Recorder) -> None:
+    """Wrap the function that ends a step as soon as its module is imported, which may itself import torch first."""
+    module_name, _, function = recorder.options.step_on.partition(":")
+    if not recorder.options.active or not function or module_name == "__main__":
         return
-    module_name, _, function = step_on.partition(":")
-    if module_name == "__main__":
-        _watch_main(recorder, function)
-    elif module_name in sys.modules:
-        _wrap(recorder, sys.modules[module_name], function)
+    then = _guarded(recorder, recorder.options.step_on, lambda module: _wrap(recorder, module, function))
+    if module_name in sys.modules:
+        then(sys.modules[module_name])
     else:
-        then = _guarded(recorder, step_on, lambda module: _wrap(recorder, module, function))
         sys.meta_path.insert(0, _AfterImport(module_name, then))
 
 
@@ -286,6 +285,7 @@ def install() -> None:
         return
     recorder = Recorder(Options.from_text(text))
     sys.meta_path.insert(0, _AfterImport("torch", _on_torch(recorder)))
+    _watch_named(recorder)
     atexit.register(_guarded(recorder, "end", recorder.finish))
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

@@ -18,7 +18,7 @@ from traceql.writing import write_text
 NAME = "manifest.json"
 SCHEMA = 1
 
-Status = Literal["pending", "running", "complete", "partial", "failed", "interrupted", "skipped"]
+Status = Literal["pending", "running", "complete", "partial", "failed", "interrupted"]
 Profiler = Literal["none", "torch", "nsys", "ncu"]
 FileKind = Literal["trace", "log", "data"]
 

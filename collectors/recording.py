@@ -50,6 +50,7 @@ def record(
     begin = time.monotonic()
     if earlier is not None:
         manifest.started, manifest.started_unix_ns = earlier.started, earlier.started_unix_ns
+        manifest.duration_s = earlier.duration_s
         manifest.stages = [s for s in earlier.stages if s.status == "complete"]
     with _kept(run, manifest, begin):
         for work in works:
@@ -67,6 +68,8 @@ def record(
         if manifest.throttled:
             manifest.warnings.append(throttle_line(manifest))
     final = run.finish(manifest)
+    if manifest.throttled:
+        progress.note(throttle_line(manifest))
     progress.note(f"{manifest.status} in {clock(manifest.duration_s)}: {final}")
     return Recorded(final, manifest)
 
@@ -82,12 +85,12 @@ def _kept(run: RunDirectory, manifest: Manifest, begin: float) -> Iterator[None]
         run.save(manifest)
         raise
     finally:
-        manifest.duration_s = round(time.monotonic() - begin, 3)
+        manifest.duration_s = round(manifest.duration_s + time.monotonic() - begin, 3)
 
 
 def overall(done: Sequence[Stage], planned: int) -> Status:
     """A run's status from those of its stages."""
-    states = {stage.status for stage in done} - {"skipped"}
+    states = {stage.status for stage in done}
     if "interrupted" in states:
         return "interrupted"
     if states == {"complete"} and len(done) >= planned:

@@ -29,7 +29,7 @@ class RunDirectory:
 
         CollectError when the place is taken by a run (and not resumed) or by anything else.
         """
-        earlier = self._earlier()
+        earlier = self.earlier()
         if self.final.exists() and earlier is None:
             raise CollectError(f"{self.final}: exists and holds no run; give another place with -o")
         if (self.final.exists() or self.path.exists()) and not resume:
@@ -67,7 +67,8 @@ class RunDirectory:
             link_latest(self.final)
         return self.final
 
-    def _earlier(self) -> Manifest | None:
+    def earlier(self) -> Manifest | None:
+        """The manifest of a run that is already there, whole or not."""
         for folder in (self.final, self.path):
             if (folder / manifest.NAME).exists():
                 with suppress(Exception):

@@ -66,6 +66,7 @@ class ServerWork:
         latency: Latency | None = None
         problem: Problem | None = None
         interrupted = timed_out = ended = False
+        said = ""
         begin = time.monotonic()
         try:
             session = _Session(self, url, room, server)
@@ -74,16 +75,16 @@ class ServerWork:
         except KeyboardInterrupt:
             interrupted = True
         except _TimedOutError:
-            timed_out = True
+            timed_out, said = True, last_line(room.log)
         except _EndedError:
             ended = True
         finally:
             if server is not None:
                 server.stop()
         if server is None:
-            outcome = Outcome(0, None, timed_out, interrupted, round(time.monotonic() - begin, 3))
+            outcome = Outcome(0, None, timed_out, interrupted, round(time.monotonic() - begin, 3), said)
             return Done(self.build(room.folder), outcome, latency, problem)
-        outcome = server.outcome(timed_out=timed_out, interrupted=interrupted)
+        outcome = server.outcome(timed_out=timed_out, interrupted=interrupted, said=said)
         # that it ended because we asked it to is no failure
         return Done(server.command, outcome, latency, problem, usable=not (ended or timed_out or interrupted))
 

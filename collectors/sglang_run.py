@@ -8,7 +8,7 @@ from pathlib import Path
 from . import load, ncu, nsys, server, sglang
 from .command import Command
 from .manifest import Latency, Workload
-from .problems import Problem
+from .problems import Problem, explain
 from .sglang import Installation, Profile
 from .software import Tool
 from .stage import CommandWork, Work
@@ -110,7 +110,8 @@ def _latency_work(plan: Plan, mode: str) -> Work:
 
     def read(folder: Path, log: str) -> tuple[Latency | None, Problem | None]:
         found = sglang.read_latency(folder / "bench.jsonl", log, mode)
-        return found, None
+        none = Problem("the benchmark reported no latency", "see the stage's log")
+        return found, None if found is not None else explain(log) or none
 
     what = f"unprofiled latency, {plan.repeats} times"
     return CommandWork(f"{mode}-latency", "none", mode, what, build, read, notes=_notes(plan, mode))

@@ -13,7 +13,7 @@ from traceql.errors import TraceqlError
 
 from . import child, manifest
 from .clocks import Sampler
-from .command import Command, portable, recorded_argv
+from .command import Command, recorded_additions, recorded_argv
 from .manifest import File, Latency, Profiler, Stage
 from .problems import Problem, explain, last_error_line
 from .progress import Progress
@@ -32,7 +32,7 @@ class Done:
     outcome: child.Outcome
     latency: Latency | None = None
     problem: Problem | None = None
-    """A failure although the child ended well, or a better reason than its log gives."""
+    """A failure although the child ended well."""
     notes: list[str] = field(default_factory=list)
     usable: bool = False
     """Whether what was recorded counts although the child did not end well."""
@@ -112,7 +112,7 @@ def record(work: Work, run: RunDirectory, progress: Progress, *, timeout_s: floa
             done = work.execute(room)
         _judge(stage, work, done, room)
         stage.command = recorded_argv(done.command.argv, run.path)
-        stage.environment = {k: portable(v, run.path) for k, v in sorted(done.command.environment.items())}
+        stage.environment = recorded_additions(done.command.environment, run.path)
         stage.exit_code, stage.signal = done.outcome.exit_code, done.outcome.signal
         stage.latency, stage.notes = done.latency, done.notes
     except KeyboardInterrupt:
@@ -132,20 +132,21 @@ def _judge(stage: Stage, work: Work, done: Done, room: Room) -> None:
         stage.status, stage.problem = "interrupted", "interrupted before it was done"
         return
     recorded = work.profiler == "none" or any(_is_trace(p) for p in room.folder.rglob("*"))
-    if (done.outcome.ok or done.usable) and done.problem is None and recorded:
+    ended_well = done.outcome.ok or done.usable
+    if ended_well and done.problem is None and recorded:
         stage.status = "complete"
         return
     log = child.tail(room.log, 400_000)
-    problem = done.problem or explain(log)
+    problem = (done.problem if ended_well else None) or explain(log)
     if done.outcome.timed_out:
         reason = Problem(
-            f"not done after {room.timeout_s:g} s (last output: {child.last_line(room.log)[:160] or 'none'})",
+            f"not done after {room.timeout_s:g} s (last output: {done.outcome.last_line[:160] or 'none'})",
             "raise --timeout; a first run compiles kernels for minutes",
         )
         problem = Problem(f"{reason.what}: {problem.what}", problem.fix) if problem else reason
     if problem is None:
         ended = f"signal {done.outcome.signal}" if done.outcome.signal else f"exit code {done.outcome.exit_code}"
-        what = "no trace was written" if done.outcome.ok else f"{ended}: {last_error_line(log)}"
+        what = "no trace was written" if ended_well else f"{ended}: {last_error_line(log)}"
         problem = Problem(what, f"see {stage.name}/{LOG}")
     stage.status, stage.problem, stage.fix = "failed", problem.what, problem.fix
 

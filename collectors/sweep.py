@@ -24,9 +24,9 @@ class Point:
         parts = {
             "batch_size": f"bs{self.batch_size}", "input_len": f"in{self.input_len}",
             "attention_backend": self.attention_backend or "default", "tp": f"tp{self.tp}",
-            "topology": self.topology or "any",
+            "topology": self.topology or "",
         }  # fmt: skip
-        return "-".join(text for key, text in parts.items() if key in varying) or parts["batch_size"]
+        return "-".join(text for key, text in parts.items() if text and key in varying) or parts["batch_size"]
 
 
 def points(

@@ -95,8 +95,7 @@ class AllocationInStep(Rule):
         return self.finding(
             f"{calls.height} allocating or freeing calls in {kind['affected']} of {kind['steps']} {label} take "
             f"{kind['total'] / kind['steps'] / 1000:,.0f} µs a step ({kind['share_pct']:.1f} %); most in "
-            f"{top['name']}{where}, "
-            f"{top['calls']} calls.",
+            f"{top['name']}{where}, {top['calls']} calls.",
             key=(kind["kind"], top["name"]),
             subject=top["caller"] or top["name"],
             step_id=worst["step_id"],

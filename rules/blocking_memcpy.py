@@ -13,8 +13,8 @@ is idle because the calling thread has not launched more. Time in which the GPU 
 fires when that makes `min-cost-pct` of the period in the median step of its kind. Not counted, since they do not
 hold the host: copies within the device, and host-to-device copies of up to 64 KiB, which return once staged.
 
-`min-cost-pct` is 1: an eager FlashInfer decode reads 516 bytes back to pageable memory in two copies a step, 0.2 %
-of the step; a prefill of 0.7 s does so five times, 0.01 %.
+`min-cost-pct` is 1: an eager FlashInfer decode reads 516 bytes back to pageable memory in two copies a step,
+0.1-0.2 % of the step; a prefill of 0.7 s does so five times, 0.01 %.
 
 The link's peak is that of the GPU's host interface (docs/hardware.md). The estimate is the idle time under these
 calls; at graph boundaries it belongs to graph-segment-boundary (TQL201).
@@ -91,13 +91,12 @@ class BlockingMemcpy(Rule):
         worst = copies.sort(pl.col("cost_ns") * -1, "start_ns").row(0, named=True)
         rows = [_site_row(trace, row) for row in sites.head(8).rows(named=True)]
         where = f" in {top['caller']}" if top["caller"] else ""
+        hold = "1 copy holds" if copies.height == 1 else f"{copies.height} copies hold"
+        route = f"{top['direction']} {top['src_memory']} → {top['dst_memory']}"
         return self.finding(
-            f"{'1 copy holds' if copies.height == 1 else f'{copies.height} copies hold'} the host in a "
-            f"{median.period_ns / 1e6:.2f} ms {median.label}, {median.value / 1000:,.0f} "
-            f"µs of it ({median.share_pct:.1f} %) with the GPU idle or only copying; most in {top['name']} "
-            f"{top['direction']} "
-            f"{top['src_memory']} → {top['dst_memory']}{where}: {top['bytes']:,} bytes in "
-            f"{top['calls']}{_rate(rows[0])}.",
+            f"{hold} the host in a {median.period_ns / 1e6:.2f} ms {median.label}, {median.value / 1000:,.0f} µs of it "
+            f"({median.share_pct:.1f} %) with the GPU idle or only copying; most in {top['name']} {route}{where}: "
+            f"{top['bytes']:,} bytes in {top['calls']}{_rate(rows[0])}.",
             key=(median.kind, top["name"], top["direction"]),
             subject=top["caller"] or top["name"],
             step_id=median.step_id,

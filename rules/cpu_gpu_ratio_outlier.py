@@ -11,8 +11,9 @@ handful of such ops, once a layer, is where an eager step's time goes.
 For each operator name, over the calls inside steps: self CPU time with its own API calls (duration minus child
 operators, profiler overhead taken out) over the GPU time of the rows launched by it and not by a child. It is an
 outlier over `min-ratio`, when that CPU time is at least `min-cpu-share-pct` of the steps' host time, and only where
-the steps' host path (host time not spent waiting for the GPU) is longer than their GPU busy time. The robust
-z-score is of the logarithm of the ratio, against the trace's other operators (median and MAD).
+the steps' host path (host time not spent waiting for the GPU) is longer than their GPU work (busy time, waiting for
+other ranks in communication kernels left out). The robust z-score is of the logarithm of the ratio, against the
+trace's other operators (median and MAD).
 
 ## Known problems
 Operators of Python extensions that launch through ctypes or TVM have no operator around the launch: their GPU work
@@ -33,6 +34,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from traceql.derived.gpu_work import gpu_work
 from traceql.derived.host_path import host_path
 from traceql.derived.ops import op_costs, op_instances
 from traceql.derived.steps import steps
@@ -54,8 +56,8 @@ class CpuGpuRatioOutlier(Rule):
         min_cpu_share_pct: float = option(0.5, "share of the steps' host time")
 
     def check(self, trace: Trace, options: Options) -> Iterator[Finding]:
-        path = host_path(trace)
-        host_bound = path.filter(pl.col("host_path_ns") > pl.col("gpu_busy_ns"))
+        path = host_path(trace).join(gpu_work(trace), on="step_id")
+        host_bound = path.filter(pl.col("host_path_ns") > pl.col("gpu_work_ns"))
         if path["gpu_busy_ns"].count() == 0:
             raise NotApplicableError("GPU busy time is not recorded: graph replays left no device record")
         if 2 * host_bound.height <= path.height:

@@ -70,11 +70,9 @@ class DtypeCast(Rule):
         row = gpu_ops(trace).row(by_predicate=pl.col("gpu_op_id") == top["first_op"], named=True)
         where = top["frame"] or top["caller_op"]
         return self.finding(
-            f"{casts.height} casts in a {median.label}: {gpu / 1000:,.0f} µs on the GPU and {host / 1e6:.2f} ms of "
-            "host time, "
-            f"{median.share_pct:.1f} % of the step; most from {top['from_dtype']} to {top['to_dtype']} of "
-            f"{top['shape']}"
-            f"{f' in {where}' if where else ''}, {top['count']} times.",
+            f"{casts.height} casts in a {median.label}: {gpu / 1000:,.0f} µs on the GPU, {host / 1e6:.2f} ms of host "
+            f"time, {median.share_pct:.1f} % of the step; most from {top['from_dtype']} to {top['to_dtype']} of "
+            f"{top['shape']}{f' in {where}' if where else ''}, {top['count']} times.",
             key=(median.kind, top["from_dtype"], top["to_dtype"], place(top)),
             subject=place(top) or top["op"],
             step_id=median.step_id,

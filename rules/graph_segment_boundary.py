@@ -82,7 +82,7 @@ class GraphSegmentBoundary(Rule):
         worst = boundaries.sort("idle_ns", descending=True).row(0, named=True)
         activity = late["cpu_activity"].drop_nulls().first() if late_count else None
         message = (
-            f"{boundaries.height} boundaries between graph segments in a {median.period_ns / 1e6:.2f} ms {median.label}: GPU idle "
+            f"{boundaries.height} {'boundary' if boundaries.height == 1 else 'boundaries'} between graph segments in a {median.period_ns / 1e6:.2f} ms {median.label}: GPU idle "
             f"{idle / 1000:,.0f} µs, {eager / 1000:,.0f} µs of eager work; "
         )
         message += (

@@ -31,7 +31,12 @@ from traceql.finding import Finding, Severity
 from traceql.rule import Rule, option
 from traceql.trace import Problem, Trace
 
-_LOSSES = ("truncated", "skipped", "dropped")
+_LOSSES = {
+    "truncated": "The trace ends early",
+    "skipped": "Events were left out",
+    "dropped": "The profiler lost data",
+}
+"""Kind of problem that loses data → how a message begins."""
 
 
 class IncompleteTrace(Rule):
@@ -45,9 +50,10 @@ class IncompleteTrace(Rule):
         max_unmatched_pct: float = option(5.0, "share of GPU rows that may lack their launch call")
 
     def check(self, trace: Trace, options: Options) -> Iterator[Finding]:
-        for problem in trace.problems:
-            if problem.kind in _LOSSES:
-                yield self._loss(problem)
+        for kind in _LOSSES:
+            losses = [problem for problem in trace.problems if problem.kind == kind]
+            if losses:
+                yield self._loss(kind, losses)
         counts = metrics.launch_counts(trace)
         unmatched = counts["unmatched_gpu_ops"]
         total = unmatched + counts["matched_gpu_ops"]
@@ -64,17 +70,20 @@ class IncompleteTrace(Rule):
                 ],
             )  # fmt: skip
 
-    def _loss(self, problem: Problem) -> Finding:
-        amounts = {"lost_events": problem.count, "lost_bytes": problem.bytes}
-        what = {
-            "truncated": "The trace ends early",
-            "skipped": "Events were left out",
-            "dropped": "The profiler lost data",
-        }
-        lost = f" ({problem.bytes:,} bytes lost)" if problem.bytes is not None else ""
+    def _loss(self, kind: str, losses: list[Problem]) -> Finding:
+        counts = [problem.count for problem in losses if problem.count is not None]
+        sizes = [problem.bytes for problem in losses if problem.bytes is not None]
+        lost = f" ({sum(sizes):,} bytes lost)" if sizes else ""
+        more = f", and {len(losses) - 1} more like it" if len(losses) > 1 else ""
+        evidence: dict[str, object] = {"lost_events": sum(counts)} if counts else {}
+        if sizes:
+            evidence["lost_bytes"] = sum(sizes)
+        if len(losses) > 1:
+            evidence["losses"] = [{"what": p.message, "lost_events": p.count, "lost_bytes": p.bytes} for p in losses]
         return self.finding(
-            f"{what[problem.kind]}: {problem.message}{lost}.",
-            key=(problem.kind,),
-            evidence={k: v for k, v in amounts.items() if v is not None},
+            f"{_LOSSES[kind]}: {losses[0].message}{more}{lost}.",
+            key=(kind,),
+            evidence=evidence,
             advice=["Record again and let the profiler finish; until then read every sum here as a lower bound."],
         )
+

@@ -79,10 +79,9 @@ class LaunchBoundStep(Rule):
         waiting = step["gpu_busy_ns"] - step["gpu_work_ns"]
         less = f" (and up to {waiting / 1e6:.2f} ms waiting for other ranks)" if waiting else ""
         return self.finding(
-            f"The host takes {ms['issuing_ns']:.2f} ms to issue a {median.label}, the GPU {ms['gpu_work_ns']:.2f} ms "
-            "to run "
-            f"it{less}: dispatch {ms['dispatch_ns']:.2f} + launch calls {ms['launch_ns']:.2f} ms, beside "
-            f"{ms['python_ns']:.2f} ms of Python; within the step the GPU is idle {ms['gpu_idle_ns']:.2f} ms.",
+            f"The host takes {ms['issuing_ns']:.2f} ms to issue a {median.label}, the GPU {ms['gpu_work_ns']:.2f} ms to run "
+            f"it{less}: dispatch {ms['dispatch_ns']:.2f} + launch calls {ms['launch_ns']:.2f} ms, and {ms['python_ns']:.2f} ms "
+            f"in neither (Python); within the step the GPU is idle {ms['gpu_idle_ns']:.2f} ms.",
             key=(median.kind,),
             subject=median.label,
             step_id=median.step_id,

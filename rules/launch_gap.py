@@ -39,6 +39,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from traceql.derived.gap_host import UNCOVERED
 from traceql.derived.gap_owners import owned_gap_parts
 from traceql.derived.step_costs import HOST_CAUSES, Median, median_steps
 from traceql.finding import Finding, Severity
@@ -95,9 +96,8 @@ class LaunchGap(Rule):
         culprit = blames.filter(pl.col("cause") == top["cause"]).row(0, named=True)
         count, us = gaps.height, median.value / 1000
         return self.finding(
-            f"{us:,.0f} µs of a {median.period_ns / 1e6:.2f} ms {median.label} ({median.share_pct:.0f} %) the GPU "
-            "waits for "
-            f"the host, in {count} gaps; most of it {_phrase(top['cause'])}, longest under {culprit['blame']}.",
+            f"{us:,.0f} µs of a {median.period_ns / 1e6:.2f} ms {median.label} ({median.share_pct:.0f} %) the GPU waits "
+            f"for the host, in {count} gaps; most of it {_phrase(top['cause'])}, {_under(culprit['blame'])}.",
             key=(median.kind,),
             subject=culprit["blame"],
             step_id=median.step_id,
@@ -127,6 +127,10 @@ class LaunchGap(Rule):
             },
             advice=[_ADVICE[cause] for cause in causes["cause"].head(2)],
         )
+
+
+def _under(blame: str) -> str:
+    return f"with {UNCOVERED}" if blame == UNCOVERED else f"longest under {blame}"
 
 
 def _phrase(cause: str) -> str:

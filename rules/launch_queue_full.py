@@ -67,8 +67,7 @@ class LaunchQueueFull(Rule):
         total = int(calls["dur_ns"].sum())
         return self.finding(
             f"{calls.height} launch calls waited for room in the launch queue, {total / 1e6:,.1f} ms of host time: "
-            "the GPU is "
-            "the slower side, and these calls are not launch overhead.",
+            "the GPU is the slower side, and these calls are not launch overhead.",
             key=(told_by,),
             subject="launch queue",
             start_ns=worst["start_ns"],

@@ -11,7 +11,12 @@ help, only fewer bytes or more rows do. Knowing that a kernel is at its ceiling 
 M, N, K and the type come from the operator's recorded shapes (or from an aligned eager trace); the time is that of all
 its kernels, split-K reduction included. FLOPs = 2·M·N·K, bytes = both operands and the result once. Memory-bound means:
 intensity under the device's ridge point **and** at least 40 % of its peak bandwidth. The rule fires when these GEMMs
-together take at least `min-share-pct` of the step's GPU busy time.
+together take at least `min-share-pct` of the step's GPU busy time. Beside it stands the floor: the weights that the
+step's products read, each once, over the peak bandwidth; no step can be shorter (`step_floor` has it with keys and
+values where their lengths are known).
+
+A product over 100 % of a peak is listed with the assumption that broke: bytes from L2, structured sparsity, clocks.
+Where Nsight Compute's counters were joined and class a kernel differently, both classes are shown.
 
 ## Known problems
 Weights resident in L2 make a small GEMM look faster than DRAM allows. Graph replays and compiled regions have no
@@ -33,13 +38,19 @@ from dataclasses import dataclass
 import polars as pl
 
 from traceql.derived.gemms import gemms
+from traceql.derived.kernel_roofline import unknown_gemms
 from traceql.derived.roofline import device_match
-from traceql.derived.steps import steps
+from traceql.derived.step_floor import step_floor
+from traceql.derived.step_kinds import StepKind, step_kinds
 from traceql.finding import Finding, Severity
+from traceql.roofline_evidence import doubts
 from traceql.rule import NotApplicableError, Rule, option
 from traceql.trace import Trace
 
 _SITE = ["op", "m", "n", "k", "dtype"]
+
+_ENOUGH_PCT = 50.0
+"""Share of the GEMM time with shapes, under which finding nothing means nothing."""
 
 
 class MemoryBoundGemm(Rule):
@@ -62,16 +73,18 @@ class MemoryBoundGemm(Rule):
         if known["bound"].is_null().all():
             match = device_match(trace, known["device"][0])
             raise NotApplicableError(f"the GPU's peaks are unknown: {match.note}")
-        kinds = steps(trace).select("step_id", step_kind="kind", busy="gpu_busy_ns")
-        for (kind,), group in known.join(kinds, on="step_id").group_by("step_kind", maintain_order=True):
-            of_kind = kinds.filter(pl.col("step_kind").eq_missing(pl.lit(kind)))
-            busy = int(of_kind["busy"].sum())
-            bound = group.filter(pl.col("bound") == "memory")
-            share = 100 * int(bound["dur_ns"].sum()) / busy if busy else 0.0
-            if share >= options.min_share_pct:
-                yield self._finding(trace, kind, bound, share, of_kind.height, busy)
+        found = list(self._found(trace, known, options))
+        if not found and (reason := unknown_gemms(trace, _ENOUGH_PCT)):
+            raise NotApplicableError(reason)
+        yield from found
 
-    def _finding(self, trace: Trace, kind: object, bound: pl.DataFrame, share: float, count: int, busy: int) -> Finding:
+    def _found(self, trace: Trace, known: pl.DataFrame, options: Options) -> Iterator[Finding]:
+        for kind in step_kinds(trace):
+            bound = kind.rows(trace, known).filter(pl.col("bound") == "memory")
+            if not bound.is_empty() and kind.share_pct(int(bound["dur_ns"].sum())) >= options.min_share_pct:
+                yield self._finding(trace, kind, bound)
+
+    def _finding(self, trace: Trace, kind: StepKind, bound: pl.DataFrame) -> Finding:
         sites = (
             bound.group_by(_SITE)
             .agg(
@@ -85,13 +98,15 @@ class MemoryBoundGemm(Rule):
         )
         top = sites.row(0, named=True)
         gpu = device_match(trace, bound["device"][0]).gpu
-        per_step = int(bound["dur_ns"].sum()) / count / 1000
+        per_step, share = kind.us_per_step(int(bound["dur_ns"].sum())), kind.share_pct(int(bound["dur_ns"].sum()))
         longest = bound.sort("dur_ns", descending=True).row(0, named=True)
+        floor = _floor(trace, kind.name)
+        least = f"; the weights alone need {floor['floor_us_per_step']:,.0f} µs" if floor else ""
         return self.finding(
-            f"Memory-bound GEMMs take {share:.0f} % of the GPU time of a {kind or ''}{' ' if kind else ''}step "
+            f"Memory-bound GEMMs take {share:.0f} % of the GPU time of a {kind.label} "
             f"({per_step:,.0f} µs): {sites.height} shapes at {top['intensity']:.0f} FLOP/B or so, under the ridge of "
-            f"{top['ridge']:.0f}{f' of {gpu.name}' if gpu else ''}.",
-            key=(str(kind),),
+            f"{top['ridge']:.0f}{f' of {gpu.name}' if gpu else ''}{least}.",
+            key=(str(kind.name),),
             subject=f"{top['op']} [{top['m']},{top['k']}]×[{top['k']},{top['n']}]",
             step_id=longest["step_id"],
             start_ns=longest["start_ns"],
@@ -101,7 +116,9 @@ class MemoryBoundGemm(Rule):
                 "share_of_gpu_busy_pct": share,
                 "gpu": gpu.name if gpu else None,
                 "peak_bandwidth_tb_per_s": gpu.bandwidth_bytes_per_s / 1e12 if gpu else None,
-                "gemms": [_site_row(row, count, busy) for row in sites.head(12).rows(named=True)],
+                **floor,
+                "gemms": [_site_row(row, kind) for row in sites.head(12).rows(named=True)],
+                **doubts(trace),
             },
             advice=[
                 "More rows per weight read: a larger batch costs little until the ridge point.",
@@ -111,13 +128,30 @@ class MemoryBoundGemm(Rule):
         )
 
 
-def _site_row(row: dict[str, float], steps: int, busy_ns: int) -> dict[str, object]:
+def _floor(trace: Trace, kind: str | None) -> dict[str, object]:
+    """The floor of the commonest batch size of this kind of step, beside what was measured; empty when unknown."""
+    rows = step_floor(trace).filter(
+        pl.col("kind").eq_missing(pl.lit(kind, pl.String)) & pl.col("floor_ns").is_not_null()
+    )
+    if rows.is_empty():
+        return {}
+    row = rows.row(0, named=True)
+    return {
+        "weight_bytes_per_step": row["weight_bytes"],
+        "floor_us_per_step": row["weight_bytes"] / row["bandwidth_bytes_per_s"] * 1e6,
+        "gpu_busy_us_per_step": None if row["gpu_busy_ns"] is None else row["gpu_busy_ns"] / 1000,
+        "period_us_per_step": row["period_ns"] / 1000,
+        "floor_note": row["note"],
+    }
+
+
+def _site_row(row: dict[str, float], kind: StepKind) -> dict[str, object]:
     each = row["total"] / row["calls"]
     return {
         "op": row["op"],
         "shape": f"[{row['m']},{row['k']}]×[{row['k']},{row['n']}] {row['dtype']}",
         "kernel": row["kernel"],
-        "calls_per_step": row["calls"] / steps,
+        "calls_per_step": row["calls"] / kind.steps,
         "us_each": each / 1000,
         "flops": row["flops"],
         "bytes": row["bytes"],
@@ -126,5 +160,5 @@ def _site_row(row: dict[str, float], steps: int, busy_ns: int) -> dict[str, obje
         "achieved_tb_per_s": row["bytes"] / each / 1e3,
         "achieved_tflops": row["flops"] / each / 1e3,
         "median_pct_of_roof": row["pct_of_roof"],
-        "share_of_gpu_busy_pct": 100 * row["total"] / busy_ns,
+        "share_of_gpu_busy_pct": kind.share_pct(round(row["total"])),
     }

@@ -1,13 +1,15 @@
 """
 ## What it does
-Lists what the trace did not record, which rules could not run for it, and the profiler flag that records it.
+Lists what the trace did not record, which rules could not run or tell less for it, and the profiler flag that records it.
 
 ## Why it matters
 "No finding" and "could not look" are different answers.
 
 ## How it is measured
-Each installed rule declares what it needs of a trace. The ones whose needs are not met are grouped by what is missing,
-where the profiler that wrote this trace could have recorded it.
+Each installed rule declares what it needs of a trace, most basic first. The ones whose needs are not met are grouped by
+the first that is missing, where the profiler that wrote this trace could have recorded it; a rule about CUDA graphs does
+not miss the nodes of replays in a trace without any. No rule needs Python stacks or named ranges, but without them host
+time is blamed on operators and calls at best: they are listed too.
 
 ## Known problems
 None.
@@ -30,6 +32,9 @@ from traceql.requirements import how_to_record, lacks
 from traceql.rule import Need, NoOptions, Rule
 from traceql.trace import Trace
 
+_SHARPENING: tuple[Need, ...] = ("python_stacks", "annotations")
+"""What no rule needs, and what makes the blame of host time more precise."""
+
 
 class MissingInformation(Rule):
     code = "TQL903"
@@ -42,24 +47,31 @@ class MissingInformation(Rule):
             return  # counters of single kernels have no timeline to miss
         abstained: dict[Need, list[str]] = {}
         for rule in registry.rules().values():
-            for need in rule.needs:
-                if lacks(trace, need) and how_to_record(trace, need):
-                    abstained.setdefault(need, []).append(f"{rule.code} {rule.name}")
-                    break
-        if abstained:
+            first = next((need for need in rule.needs if lacks(trace, need)), None)
+            if first is not None and how_to_record(trace, first):
+                abstained.setdefault(first, []).append(f"{rule.code} {rule.name}")
+        blunt = [need for need in _SHARPENING if need not in abstained and lacks(trace, need) and how_to_record(trace, need)]
+        missing = [*abstained, *blunt]
+        if missing:
+            count = sum(map(len, abstained.values()))
             yield self.finding(
-                f"Not recorded: {', '.join(n.replace('_', ' ') for n in abstained)}; "
-                f"{sum(map(len, abstained.values()))} rules abstained.",
-                key=tuple(sorted(abstained)),
+                f"Not recorded: {', '.join(_words(need) for need in missing)}; {count or 'no'} "
+                f"{'rule' if count == 1 else 'rules'} abstained{'' if not blunt else ', host causes are named less closely'}.",
+                key=tuple(sorted(missing)),
                 evidence={
+                    "rules_abstained": count,
                     "missing": [
                         {
-                            "missing": need.replace("_", " "),
-                            "rules": ", ".join(rules),
+                            "missing": _words(need),
+                            "rules_abstained": ", ".join(abstained.get(need, [])) or None,
                             "record_with": how_to_record(trace, need),
                         }
-                        for need, rules in abstained.items()
-                    ]
+                        for need in missing
+                    ],
                 },
-                advice=[f"To see {need.replace('_', ' ')}: {how_to_record(trace, need)}." for need in abstained],
+                advice=[f"To see {_words(need)}: {how_to_record(trace, need)}." for need in missing],
             )
+
+
+def _words(need: Need) -> str:
+    return need.replace("_", " ")

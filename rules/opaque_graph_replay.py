@@ -56,7 +56,7 @@ class OpaqueGraphReplay(Rule):
             yield self._whole(trace, whole, launches.height)
 
     def _unrecorded(self, trace: Trace, unrecorded: pl.DataFrame, launches: int) -> Finding:
-        windows = opaque_windows(trace)
+        windows = opaque_windows(trace).unique(["start_ns", "end_ns"])  # one for each device of the process
         calls = trace.loaded["runtime_calls"]
         last = int((calls["start_ns"] + calls["dur_ns"]).max() or 0)  # type: ignore[arg-type]
         bound = int(windows.select((pl.min_horizontal("end_ns", last) - pl.col("start_ns")).sum()).item())

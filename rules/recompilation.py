@@ -15,7 +15,7 @@ Lookup", `compute_cache_key`), running a compiled region and launching a Triton 
 Function Loading" rows of the driver are shown as evidence and never fire the rule: a kernel that runs for the first
 time is loaded, compiled or not.
 
-`min-compile-us` is 1000: lookups in the captures took 23-1,109 µs and are not matched; anything shorter than a
+`min-compile-us` is 1000: lookups in the captures took up to 1,109 µs and are not matched; anything shorter than a
 millisecond would not be worth a warm-up.
 
 No saving is estimated: a step that compiles is a step-outlier (TQL108), which counts the time.

@@ -14,11 +14,12 @@ calls `clone` calls `copy_`, and the outermost of the copying operators is the o
 both sides; a change of type is dtype-cast's (TQL303). Copies that agree in operator, caller, shape and source
 strides are one pattern; it counts from `min-repeats-count` in a step. The rule fires when the counted copies take
 at least `min-share-pct` of the step's period on the side that the step waits for: host time of the outermost
-operators where the host path is longer than the GPU busy time, GPU time elsewhere. Copies inside a CUDA graph
-replay have no operator; they are counted where an aligned eager trace names them.
+operators where the host path is longer than the GPU work, GPU time elsewhere. Copies inside a CUDA graph replay
+have no operator; they are counted where an aligned eager trace names them. From `min-info-share-pct` to
+`min-share-pct` the finding is an info.
 
-`min-share-pct` is 2: on an H200 the copies above are 4 % of an eager decode step, and 1.5 % of the GPU time of a
-prefill of 32,768 tokens, which is worth knowing and no fault. Three repeats are the fewest that make a structure.
+`min-share-pct` is 2: on an H200 the copies above are 4 % of an eager decode step, 1 % of its graph's replay and 1.5
+% of a prefill of 32,768 tokens: worth knowing and no fault. Three repeats are the fewest that make a structure.
 
 The estimate is the GPU time, where the GPU is the slower side. Where the host is, the host time shown is part of
 what launch-gap (TQL101) counts, and no saving is added here.
@@ -39,7 +40,7 @@ PyTorch documentation, `torch.Tensor.contiguous` and "Tensor Views".
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 
@@ -61,6 +62,7 @@ class RedundantCopy(Rule):
     @dataclass(frozen=True)
     class Options:
         min_share_pct: float = option(2.0, "share of the step period the copies take on the side the step waits for")
+        min_info_share_pct: float = option(0.5, "from this share on an info is given instead of the rule's severity")
         min_repeats_count: float = option(3, "copies of one pattern in a step; rarer ones are not counted")
 
     def check(self, trace: Trace, options: Options) -> Iterator[Finding]:
@@ -69,8 +71,10 @@ class RedundantCopy(Rule):
         chosen = copy_costs(trace).filter(same_type).filter(repeated)
         per_step = chosen.group_by("step_id").agg(value=pl.col("cost_ns").sum())
         for median in median_steps(trace, per_step):
-            if median.value > 0 and median.share_pct >= options.min_share_pct:
-                yield self._finding(trace, median, chosen.filter(pl.col("step_id") == median.step_id))
+            if median.value > 0 and median.share_pct >= min(options.min_info_share_pct, options.min_share_pct):
+                finding = self._finding(trace, median, chosen.filter(pl.col("step_id") == median.step_id))
+                minor = median.share_pct < options.min_share_pct
+                yield replace(finding, severity=Severity.INFO) if minor else finding
 
     def _finding(self, trace: Trace, median: Median, chosen: pl.DataFrame) -> Finding:
         found = patterns(chosen)
@@ -79,9 +83,8 @@ class RedundantCopy(Rule):
         row = gpu_ops(trace).row(by_predicate=pl.col("gpu_op_id") == top["first_op"], named=True)
         more = f" ({found.height} patterns)" if found.height > 1 else ""
         return self.finding(
-            f"{chosen.height} copies in a {median.label}{more}: {gpu / 1000:,.0f} µs on the GPU and {host / 1e6:.2f} "
-            "ms of host "
-            f"time, {median.share_pct:.1f} % of the step; most by {described(top)}, {top['count']} times.",
+            f"{chosen.height} copies in a {median.label}{more}: {gpu / 1000:,.0f} µs on the GPU, {host / 1e6:.2f} ms of "
+            f"host time, {median.share_pct:.1f} % of the step; most by {described(top)}, {top['count']} times.",
             key=(median.kind, top["op"], place(top)),
             subject=place(top) or top["op"],
             step_id=median.step_id,

@@ -15,7 +15,7 @@ step of its kind. Host time is split by what the launching thread was inside of;
 are those of SGLang, vLLM and FlashInfer.
 
 `min-share-pct` is 5: of three SGLang H200 captures an eager decode has 3 % (the forward pass itself is the
-problem), a server with overlap scheduling switched off by eager steps 5-6 %, a graph decode 10 %.
+problem), a server whose eager steps leave nothing to overlap 6 %, a graph decode 10 %.
 
 The estimate is the part that the host caused. Waits that began inside a step belong to synchronizing-call (TQL104),
 idle time within steps to launch-gap (TQL101).
@@ -42,7 +42,7 @@ import polars as pl
 from traceql.derived.gap_host import UNCOVERED
 from traceql.derived.gap_owners import owned_gap_parts
 from traceql.derived.gaps import gaps
-from traceql.derived.step_bubbles import OTHER, bubble_steps, bubble_work
+from traceql.derived.step_bubbles import OTHER, WAITING, bubble_steps, bubble_work
 from traceql.derived.step_costs import Median, median_steps
 from traceql.finding import Finding, Severity
 from traceql.rule import NotApplicableError, Rule, option
@@ -64,7 +64,9 @@ class StepBubble(Rule):
         bubbles = bubble_steps(trace)
         if bubbles.is_empty():
             raise NotApplicableError("no two steps follow each other on the GPU")
-        for median in median_steps(trace, bubbles.rename({"idle_ns": "value", "period_ns": "share_of_ns"}), given_only=True):
+        for median in median_steps(
+            trace, bubbles.rename({"idle_ns": "value", "period_ns": "share_of_ns"}), given_only=True
+        ):
             if median.share_pct > options.min_share_pct:
                 (late,) = bubbles.filter(pl.col("step_id") == median.step_id)["late_ns"]
                 yield self._finding(trace, median, late)
@@ -81,8 +83,7 @@ class StepBubble(Rule):
         doing = ", ".join(f"{name} {ns / 1000:,.0f} µs" for name, ns in work.head(4).rows())
         return self.finding(
             f"{median.value / 1000:,.0f} µs of a {median.period_ns / 1e6:.2f} ms {median.label} "
-            f"({median.share_pct:.0f} %) the GPU "
-            f"is idle between steps; the host meanwhile: {doing}{most}.",
+            f"({median.share_pct:.0f} %) the GPU is idle between steps; the host meanwhile: {doing}{most}.",
             key=(median.kind,),
             subject=str(top["activity"]),
             step_id=median.step_id,
@@ -113,7 +114,7 @@ _FOR = {
     "plan and metadata": "Build attention metadata on the GPU, or plan the next step before this one ends.",
     "sampling": "Sample on the GPU without reading logits or tokens back, and fuse the sampler's kernels.",
     "output processing": "Move detokenising and output handling to another process or behind the next launch.",
-    "waiting for the GPU": "Launch the next step before waiting for this one's result.",
+    WAITING: "Launch the next step before waiting for this one's result.",
     UNCOVERED: "Record Python stacks or ranges to see what the host does there.",
     OTHER: "None of this work needs the GPU to be idle: launch the next step first.",
 }

@@ -14,8 +14,8 @@ and batch size; with fewer than three such steps, of its kind, unless it compute
 tokens. Steps of unknown kind are compared with those that have as many GPU rows. The extra time is the difference
 to the median of each cause over the steps of the kind.
 
-`min-length-ratio` is 1.5: sixteen decode steps of one server at one batch size, eager and so noisy, lay within 0.65 and
-1.2 of their median but for the first, at 1.6, in which the kernels of that batch size ran for the first time.
+`min-length-ratio` is 1.5: sixteen decode steps of one server at one batch size, eager and so noisy, took 0.66 to
+1.19 of their median but for the first, at 1.55, in which the kernels of that batch size ran for the first time.
 
 The estimate is the extra time over all steps of the kind. It belongs to single steps; other rules report the median
 step.

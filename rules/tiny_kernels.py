@@ -15,9 +15,10 @@ step of its kind. A launch call ten times longer than the trace's median waited 
 module) and counts as the median. A chain is two or more tiny kernels in a row on one stream; equal chains are one
 row with a count.
 
-`max-kernel-us` is 5: launch calls of an eager SGLang decode on an H200 took 7 µs (median, profiled), 4-5 µs without
-a profiler, so a shorter kernel is over before the next can be launched. `min-share-pct` is 2 so that a graph
-decode, whose seven preparation kernels take 1 % of the step to launch, is left alone.
+`max-kernel-us` is 5: launch calls of an eager SGLang decode on an H200 took 7 µs under the PyTorch profiler
+(median), those of a driver-API program 4 µs under Nsight Systems, so a shorter kernel is over before the next can
+be launched. `min-share-pct` is 2 so that a graph decode, whose seven preparation kernels take under 1 % of the step
+to launch, is left alone.
 
 ## Known problems
 The launch call's time is the profiled one. No saving is estimated: in a launch-bound step it is part of what

@@ -7,11 +7,9 @@ const themeListeners = [];
 function initTheme() {
   const button = document.getElementById("theme");
   const root = document.documentElement;
-  const names = { auto: "as the system", light: "light", dark: "dark" };
   const show = () => {
     const theme = root.dataset.theme || "auto";
     button.textContent = `Theme: ${theme}`;
-    button.setAttribute("aria-label", `Colour theme: ${names[theme]}`);
     for (const listener of themeListeners) listener();
   };
   button.addEventListener("click", () => {

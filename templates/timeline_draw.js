@@ -186,7 +186,7 @@ class Painter {
       if (right < painted && !hit) continue;
       const wide = Math.max(1, right - left - (right - left > 3 ? 1 : 0));
       const colour = track.c ? colours.classes[track.c[i]] : flat;
-      c.globalAlpha = matched && !hit ? 0.18 : track.c ? 1 : this.tint(track.n[i]);
+      c.globalAlpha = matched && !hit ? 0.18 : track.c || track.kind === "segment" ? 1 : this.tint(track.n[i]);
       c.fillStyle = colour;
       c.fillRect(left, y, wide, height);
       painted = left + wide;
@@ -201,7 +201,8 @@ class Painter {
   text(track, i, left, wide, middle, colour, dimmed) {
     const { context: c, state, data } = this;
     c.globalAlpha = dimmed ? 0.35 : 1;
-    c.fillStyle = track.c && !dimmed ? textOn(state.colours, colour) : state.colours.ink;
+    const strong = (track.c || track.kind === "segment") && !dimmed;
+    c.fillStyle = strong ? textOn(state.colours, colour) : state.colours.ink;
     const text = this.clipped(shortName(data, track.n[i]), wide - 8);
     if (text) c.fillText(text, left + 4, middle + 0.5);
   }

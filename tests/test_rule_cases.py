@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 
 from traceql import engine, registry
+from traceql.reporting import analyze
+from traceql.suppressions import Suppression
 from traceql.testing import trace_from
 
 CASES = Path(__file__).parent / "cases"
@@ -25,8 +28,9 @@ def _close(actual: Any, expected: Any) -> bool:
 def test_case(path: Path) -> None:
     case = yaml.safe_load(path.read_text())
     rule = registry.rules()[path.parent.name]
-    selection = engine.Selection([rule], options={rule.code: case.get("options", {})})
-    (outcome,) = engine.run(trace_from(case["trace"]), selection)
+    suppress = msgspec.convert(case.get("suppress", []), list[Suppression])
+    selection = engine.Selection([rule], options={rule.code: case.get("options", {})}, suppressions=suppress)
+    ((outcome,),) = analyze(trace_from(case["trace"]), selection=selection).outcomes
     assert outcome.traceback is None, outcome.traceback
     assert outcome.outcome == case["outcome"], (outcome.reason, [f.message for f in outcome.findings])
     assert case.get("reason", "") in (outcome.reason or "")
@@ -38,6 +42,7 @@ def test_case(path: Path) -> None:
             assert text in finding.message
         assert wanted.get("subject", finding.subject) == finding.subject
         assert wanted.get("step_id", finding.step_id) == finding.step_id
+        assert wanted.get("severity", finding.severity.label) == finding.severity.label
         if "savings_us_per_step" in wanted:
             assert _close(finding.estimated_savings_us_per_step, wanted["savings_us_per_step"])
         for key, value in wanted.get("evidence", {}).items():

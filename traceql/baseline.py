@@ -71,7 +71,9 @@ def amount(magnitude: float | None, unit: Unit | None) -> str:
 
 def magnitude(finding: Finding) -> tuple[float, Unit] | tuple[None, None]:
     """How large a finding is: its first measured figure in µs per step, else the saving, else a share, else a ratio."""
-    numbers = {k: float(v) for k, v in finding.evidence.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+    numbers = {
+        k: float(v) for k, v in finding.evidence.items() if isinstance(v, (int, float)) and not isinstance(v, bool)
+    }
     for suffix, unit in _SUFFIXES:
         for key, value in numbers.items():
             if key.endswith(suffix):
@@ -86,9 +88,13 @@ def read(path: Path) -> Baseline:
     try:
         found = msgspec.json.decode(path.read_bytes(), type=Baseline)
     except OSError as error:
-        raise UsageError(f"{path}: no baseline ({error.strerror or error}); write one with --update-baseline") from error
+        raise UsageError(
+            f"{path}: no baseline ({error.strerror or error}); write one with --update-baseline"
+        ) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: damaged baseline ({error}); restore it or write it anew with --update-baseline") from error
+        raise UsageError(
+            f"{path}: damaged baseline ({error}); restore it or write it anew with --update-baseline"
+        ) from error
     if found.traceql_baseline != _VERSION:
         raise UsageError(
             f"{path}: baseline of version {found.traceql_baseline}, this traceql reads {_VERSION}; "

@@ -184,7 +184,9 @@ def _because(trace: Trace) -> str:
 
 
 def _scalar(sql: str, trace: Trace) -> float | str | None:
-    blind = {"graph": _NODES, "opaque": _ANY_RECORD, "mixed": _ANY_RECORD}.get(trace.capabilities.graph_replays or "", set())
+    blind = {"graph": _NODES, "opaque": _ANY_RECORD, "mixed": _ANY_RECORD}.get(
+        trace.capabilities.graph_replays or "", set()
+    )
     hidden = sorted(name for name in blind if re.search(rf"\b{name}\b", sql, re.IGNORECASE))
     if hidden:
         return f"it reads {', '.join(hidden)}{_because(trace)}"

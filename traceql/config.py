@@ -38,7 +38,7 @@ class Configuration:
     named: frozenset[str] = frozenset()
     fail_on: Severity = Severity.WARNING
     budgets: tuple[Budget, ...] = ()
-    baseline: BaselineSettings = BaselineSettings()
+    baseline: BaselineSettings = field(default_factory=BaselineSettings)
     hardware: Path | None = None
     path: Path | None = None
 
@@ -79,9 +79,7 @@ def load(
     )
 
 
-def _chosen(
-    file: ConfigFile | None, select: list[str], ignore: list[str]
-) -> tuple[list[type[Rule]], frozenset[str]]:
+def _chosen(file: ConfigFile | None, select: list[str], ignore: list[str]) -> tuple[list[type[Rule]], frozenset[str]]:
     """The rules to run, and the codes of those named one by one."""
     settings = file.settings if file else config_file.Settings()
     wanted: list[tuple[str | None, str]] = [(None, text) for text in select]

@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
@@ -125,7 +125,7 @@ _INNER: dict[str, type[msgspec.Struct]] = {"budgets": Budget, "suppress": Suppre
 
 def _checked(table: dict[str, Any], struct: type[msgspec.Struct], path: Path, where: str) -> dict[str, Any]:
     """``table`` with dashes in its keys; UsageError for a key the struct does not have. ``rules`` are left as they are."""
-    known = {field.encode_name for field in msgspec.structs.fields(struct)}
+    known = {field.encode_name: field.type for field in msgspec.structs.fields(struct)}
     result: dict[str, Any] = {}
     for given, value in table.items():
         key = given.replace("_", "-")
@@ -134,15 +134,28 @@ def _checked(table: dict[str, Any], struct: type[msgspec.Struct], path: Path, wh
         if key in result:
             raise UsageError(f"{path}: {where}{given}: given twice, with a dash and with an underscore")
         inner = _INNER.get(key) if struct is Settings else None
-        if inner and isinstance(value, list):
-            value = [
-                _checked(item, inner, path, f"{where}{given}[{index}].") if isinstance(item, dict) else item
-                for index, item in enumerate(value)
-            ]
-        elif inner and isinstance(value, dict):
-            value = _checked(value, inner, path, f"{where}{given}.")
-        result[key] = value
+        result[key] = value if inner is None else _checked_inside(value, inner, path, f"{where}{given}")
+        choices = _choices(known[key])
+        if choices and value not in choices:
+            raise UsageError(f"{path}: {where}{given}: expected one of {', '.join(choices)}, got {value!r}")
     return result
+
+
+def _checked_inside(value: Any, struct: type[msgspec.Struct], path: Path, where: str) -> Any:
+    """A table, or a list of tables, checked; what is neither is left for the conversion to complain about."""
+    if isinstance(value, dict):
+        return _checked(value, struct, path, f"{where}.")
+    if isinstance(value, list):
+        return [_checked_inside(item, struct, path, f"{where}[{index}]") for index, item in enumerate(value)]
+    return value
+
+
+def _choices(annotation: Any) -> tuple[str, ...]:
+    """The texts a key may have; empty where any will do."""
+    for part in (annotation, *get_args(annotation)):
+        if get_origin(part) is Literal:
+            return get_args(part)
+    return ()
 
 
 def _worded(error: str, prefix: str) -> str:
@@ -150,5 +163,6 @@ def _worded(error: str, prefix: str) -> str:
     message, _, place = error.partition(" - at `")
     key = prefix + place.removesuffix("`").removeprefix("$").removeprefix(".")
     text = re.sub(r"`([^`]*)`", r"\1", message)
-    text = text.replace("Object missing required field ", "lacks the key ")
+    for theirs, ours in (("Object missing required field ", "lacks the key "), (" | null", ""), ("array", "list")):
+        text = text.replace(theirs, ours)
     return f"{key.rstrip('.') or 'file'}: {text[:1].lower()}{text[1:]}"

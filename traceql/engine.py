@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 import time
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from traceql import registry
 from traceql.finding import Finding, Severity
 from traceql.requirements import missing
-from traceql.rule import NotApplicableError, Rule
+from traceql.rule import NotApplicableError, Rule, RunRule
 from traceql.trace import Trace
 
 if TYPE_CHECKING:
+    from traceql.ranks.digest import RankDigest
     from traceql.suppressions import Suppression
 
 Verdict = Literal["passed", "failed", "not_applicable", "error"]
@@ -52,35 +53,97 @@ class Selection:
 
 
 def run(trace: Trace, selection: Selection | None = None, index: int = 0) -> list[Outcome]:
-    """One outcome for every chosen rule, in order of code. ``index`` is the trace's place in the report."""
+    """One outcome for every chosen rule of single traces, in order of code; ``index`` is the trace's place in the report."""
     selection = selection or Selection()
-    return [_outcome(rule, trace, selection, index) for rule in selection.chosen()]
+    return [_alone(rule, trace, selection, index) for rule in selection.chosen() if rule.scope == "trace"]
 
 
-def _outcome(rule: type[Rule], trace: Trace, selection: Selection, index: int) -> Outcome:
+def _alone(rule: type[Rule], trace: Trace, selection: Selection, index: int) -> Outcome:
+    return _outcome(
+        rule,
+        selection,
+        missing(trace, rule.needs),
+        lambda options: rule().check(trace, options),
+        lambda finding: _placed(finding, index, trace),
+    )
+
+
+def run_together(digests: Sequence[RankDigest], selection: Selection | None = None) -> list[Outcome]:
+    """One outcome for every chosen rule over the traces of a report, in order of code."""
+    selection = selection or Selection()
+    return [_together(rule, digests, selection) for rule in selection.chosen() if issubclass(rule, RunRule)]
+
+
+def run_all(traces: Sequence[Trace], selection: Selection | None = None) -> tuple[tuple[Outcome, ...], ...]:
+    """For each trace one outcome a rule, in order of code; those of rules over all traces stand with the first."""
+    selection = selection or Selection()
+    each = [run(trace, selection, index) for index, trace in enumerate(traces)]
+    if each and any(rule.scope == "run" for rule in selection.chosen()):
+        each[0] = joined(each[0], _over_all(traces, selection))
+    return tuple(tuple(outcomes) for outcomes in each)
+
+
+def _over_all(traces: Sequence[Trace], selection: Selection) -> list[Outcome]:
+    from traceql.ranks.digest import digests
+
+    try:
+        made = [digest for index, trace in enumerate(traces) for digest in digests(trace, index)]
+    except Exception as error:  # a defect here must not take the other rules' findings with it
+        rules = [rule for rule in selection.chosen() if rule.scope == "run"]
+        return [_crashed(rule, error) for rule in rules]
+    return run_together(made, selection)
+
+
+def _crashed(rule: type[Rule], error: Exception) -> Outcome:
+    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    return Outcome(rule.code, rule.name, "error", reason, traceback=traceback.format_exc())
+
+
+def joined(outcomes: Sequence[Outcome], more: Sequence[Outcome]) -> list[Outcome]:
+    """Outcomes of different rules in order of code."""
+    return sorted([*outcomes, *more], key=lambda outcome: outcome.code)
+
+
+def _together(rule: type[RunRule], digests: Sequence[RankDigest], selection: Selection) -> Outcome:
+    able = [d for d in digests if not any(need in d.lacking for need in rule.needs)]
+    lacking = None
+    if digests and not able:
+        lacking = next(digests[0].lacking[need] for need in rule.needs if need in digests[0].lacking)
+    by_index = {digest.index: digest for digest in digests}
+    return _outcome(
+        rule,
+        selection,
+        lacking,
+        lambda options: rule().check_run(able, options),
+        lambda finding: _placed(finding, finding.trace, by_index[finding.trace]),
+    )
+
+
+def _outcome(
+    rule: type[Rule],
+    selection: Selection,
+    lacking: str | None,
+    check: Callable[[Any], Iterable[Finding]],
+    place: Callable[[Finding], Finding],
+) -> Outcome:
     started = time.perf_counter()
     options = rule.options_from(selection.options.get(rule.code, {}))
-    lacking = missing(trace, rule.needs)
     if lacking:
         return Outcome(rule.code, rule.name, "not_applicable", lacking)
     try:
-        raw = list(rule().check(trace, options))
-    except NotApplicableError as reason:
-        return Outcome(rule.code, rule.name, "not_applicable", str(reason), seconds=time.perf_counter() - started)
+        raw = list(check(options))
+    except NotApplicableError as abstained:
+        return Outcome(rule.code, rule.name, "not_applicable", str(abstained), seconds=time.perf_counter() - started)
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        return Outcome(rule.code, rule.name, "error", reason, traceback=traceback.format_exc())
+        return _crashed(rule, error)
     severity = selection.severities.get(rule.code)
-    findings = tuple(_placed(f, trace, index, severity) for f in raw)
+    placed = (place(finding) for finding in raw)
+    findings = tuple(f if severity is None else dataclasses.replace(f, severity=severity) for f in placed)
     verdict: Verdict = "failed" if findings else "passed"
     return Outcome(rule.code, rule.name, verdict, None, findings, time.perf_counter() - started)
 
 
-def _placed(finding: Finding, trace: Trace, index: int, severity: Severity | None) -> Finding:
-    """The finding with its trace, the configured severity and its time in the source's own viewer."""
-    return dataclasses.replace(
-        finding,
-        trace=index,
-        severity=finding.severity if severity is None else severity,
-        source_time_s=None if finding.start_ns is None else trace.source_time_s(finding.start_ns),
-    )
+def _placed(finding: Finding, index: int, source: Trace | RankDigest) -> Finding:
+    """The finding with its trace and its time in the source's own viewer."""
+    seconds = None if finding.start_ns is None else source.source_time_s(finding.start_ns)
+    return dataclasses.replace(finding, trace=index, source_time_s=seconds)

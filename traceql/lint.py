@@ -85,7 +85,10 @@ class LintResult:
             _count(len(self.exceeded), "budget") + " exceeded" if self.exceeded else "",
             _count(len(self.report.unreadable), "file") + " not read" if self.report.unreadable else "",
             _count(len(self.incomplete), "check") + " could not run" if self.incomplete else "",
-            _count(known, "other finding" if self.failing else "finding") + " that do not fail" if known else "",
+            _count(known, "other finding" if self.failing else "finding")
+            + f" that {'does' if known == 1 else 'do'} not fail"
+            if known
+            else "",
         ]
         head = ("Passed", "Failed", "Incomplete")[self.exit_code]
         return f"{head}: {', '.join(part for part in parts if part) or 'no findings'}."

@@ -26,18 +26,19 @@ class Opened:
     unreadable: tuple[str, ...] = ()
 
 
-def open_trace(path: PathArgument | Iterable[PathArgument]) -> Trace | TraceSet:
+def open_trace(path: PathArgument | Iterable[PathArgument], *, cache: bool = False) -> Trace | TraceSet:
     """Open one file, a directory of traces, or a list of them.
 
-    One trace comes back as a Trace, several as a TraceSet with the same tables. Raises UnreadableTraceError when any
-    file named cannot be read, or a directory holds no trace.
+    One trace comes back as a Trace, several as a TraceSet with the same tables. ``cache`` keeps the tables of large
+    files for the next time: see ``traceql.cache``. Raises UnreadableTraceError when any file named cannot be read, or
+    a directory holds no trace.
     """
     paths = [path] if isinstance(path, (str, PathLike)) else list(path)
-    opened = open_all([Path(p) for p in paths], strict=True)
+    opened = open_all([Path(p) for p in paths], strict=True, cache=cache)
     return opened.traces[0] if len(opened.traces) == 1 else TraceSet(opened.traces)
 
 
-def open_all(paths: list[Path], *, strict: bool = False) -> Opened:
+def open_all(paths: list[Path], *, strict: bool = False, cache: bool = False) -> Opened:
     """Open every path; unless ``strict``, files that cannot be read are reported and the rest still open."""
     traces: list[Trace] = []
     unreadable: list[str] = []
@@ -53,7 +54,7 @@ def open_all(paths: list[Path], *, strict: bool = False) -> Opened:
         found = 0
         for member in members:
             try:
-                traces.append(Trace.from_loaded(registry.load(member)))
+                traces.append(_open_file(member, cache=cache))
                 found += 1
             except TraceqlError as error:
                 if strict and not inside:
@@ -63,6 +64,20 @@ def open_all(paths: list[Path], *, strict: bool = False) -> Opened:
             raise UnreadableTraceError(unreadable[-1])
     traces.sort(key=lambda t: (t.rank is not None, t.rank or 0, str(t.path)))
     return Opened(tuple(traces), tuple(unreadable))
+
+
+def _open_file(path: Path, *, cache: bool) -> Trace:
+    if not cache:
+        return Trace.from_loaded(registry.load(path))
+    from traceql import cache as kept
+
+    if not kept.worthwhile(path):
+        return Trace.from_loaded(registry.load(path))
+    trace = kept.load(path)
+    if trace is None:
+        trace = Trace.from_loaded(registry.load(path))
+        kept.store(trace)
+    return trace
 
 
 def trace_files(path: Path) -> list[Path]:

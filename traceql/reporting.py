@@ -26,7 +26,7 @@ class Report:
 
     Attributes:
         traces: the traces, in order of rank.
-        outcomes: for each trace, one outcome a rule.
+        outcomes: for each trace, one outcome a rule; those of rules over all traces stand with the first.
         unreadable: one line for each file that could not be read.
         suppressed: findings that the configuration says not to report, in no outcome.
     """
@@ -131,6 +131,6 @@ def analyze(
     """Run the rules over a trace, a set of traces, or what a path stands for."""
     opened = trace if isinstance(trace, (Trace, TraceSet)) else open_trace(trace)
     traces = opened.traces if isinstance(opened, TraceSet) else (opened,)
-    outcomes = tuple(tuple(engine.run(each, selection, index)) for index, each in enumerate(traces))
+    outcomes = engine.run_all(traces, selection)
     kept, suppressed = suppressions.applied(outcomes, selection or Selection())
     return Report(traces, kept, unreadable, suppressed)

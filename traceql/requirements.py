@@ -37,7 +37,7 @@ _WHAT = {
     "steps": "no steps found in the trace",
     "graph_replays": "no CUDA graph replay in the trace",
     "replay_nodes": "CUDA graph replays were recorded without their kernels",
-    "ncu": "not a Nsight Compute report",
+    "ncu": "no Nsight Compute counters",
 }
 
 
@@ -61,7 +61,7 @@ def lacks(trace: Trace, need: Need) -> bool:
     if need == "steps":
         return trace.table("steps").is_empty()
     if need == "ncu":
-        return trace.source != "ncu"
+        return trace.loaded["ncu_kernels"].is_empty()
     if need == "shapes" and trace.eager is not None:
         return lacks(trace.eager, need)
     if need == "graph_replays":

@@ -6,13 +6,16 @@ import dataclasses
 import inspect
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from traceql.errors import UsageError
 from traceql.finding import Certainty, Finding, Severity, fingerprint
 from traceql.trace import Trace
+
+if TYPE_CHECKING:
+    from traceql.ranks.digest import RankDigest
 
 Need = Literal[
     "gpu_rows", "host_calls", "launch_links", "cpu_ops", "shapes", "python_stacks", "annotations", "steps", "graph_replays",
@@ -52,6 +55,7 @@ class Rule(ABC):
         summary: one line, what a finding means.
         severity: default severity of its findings.
         needs: what a trace must have recorded, in the order to report.
+        scope: ``trace`` (checked trace by trace) or ``run`` (a RunRule: all traces of a report at once).
         Options: frozen dataclass of ``option`` fields.
     """
 
@@ -60,6 +64,7 @@ class Rule(ABC):
     summary: ClassVar[str]
     severity: ClassVar[Severity]
     needs: ClassVar[tuple[Need, ...]] = ()
+    scope: ClassVar[Literal["trace", "run"]] = "trace"
     Options: ClassVar[type[Any]] = NoOptions
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -94,8 +99,12 @@ class Rule(ABC):
         subject: str | None = None,
         savings_us_per_step: float | None = None,
         certainty: Certainty = "exact",
+        trace: int = 0,
     ) -> Finding:
-        """A finding of this rule. ``key`` names the problem across runs (names and shapes, no times or counts)."""
+        """A finding of this rule. ``key`` names the problem across runs (names and shapes, no times or counts).
+
+        ``trace`` is the place in the report of the trace meant; the engine sets it for rules of a single trace.
+        """
         return Finding(
             code=self.code,
             rule=self.name,
@@ -109,6 +118,7 @@ class Rule(ABC):
             estimated_savings_us_per_step=savings_us_per_step,
             advice=tuple(advice),
             fingerprint=fingerprint(self.code, *key),
+            trace=trace,
             certainty=certainty,
         )
 
@@ -138,3 +148,21 @@ class Rule(ABC):
             lines += [f"| `{f.name.replace('_', '-')}` | {f.default:g} | {f.metadata['help']} |" for f in fields]
         lines += ["", f"Default severity: {cls.severity.label}."]
         return "\n".join(lines) + "\n"
+
+
+class RunRule(Rule):
+    """A rule that compares the traces of a report: the ranks of a job, the runs of a sweep.
+
+    It gets a digest of every trace that has what it ``needs`` and says in its findings which trace they belong to; its
+    one outcome stands with the first trace. With too few traces to compare it raises NotApplicableError.
+    """
+
+    scope = "run"
+
+    def check(self, trace: Trace, options: Any) -> Iterable[Finding]:
+        """A single trace is a run of one: the engine asks ``check_run``."""
+        return ()
+
+    @abstractmethod
+    def check_run(self, digests: Sequence[RankDigest], options: Any) -> Iterable[Finding]:
+        """Findings in the traces of a report, in order of trace; none means it passed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from functools import cache
 from importlib.resources import files
+from typing import Literal
 
 import msgspec
 
@@ -17,13 +18,19 @@ _NOT_ISSUED = "_not_issued"
 
 
 class StallAdvice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"action": "do"}):
-    """One reason: what the warp waits for, what shortens it, and whether a high share alone is no fault."""
+    """One reason: what the warp waits for, what shortens it, and when its share is worth a word.
+
+    ``harmless``: a high share alone is no fault. ``threshold_pct``: from this share of the cycles between two issues
+    on. ``ceiling``: a kernel at that ceiling has to wait like this.
+    """
 
     reason: str
     means: str
     action: str
     aliases: tuple[str, ...] = ()
     harmless: bool = False
+    threshold_pct: float = 30.0
+    ceiling: Literal["memory"] | None = None
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):

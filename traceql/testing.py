@@ -19,6 +19,8 @@ from typing import Any
 import polars as pl
 
 from traceql import schema
+from traceql.aligning import align
+from traceql.kernel_names import short_name
 from traceql.trace import LoadedTrace, Problem, Source, Trace
 
 _GRID = ("grid_x", "grid_y", "grid_z", "block_x", "block_y", "block_z")
@@ -31,9 +33,20 @@ def _ns(us: float) -> int:
 class TraceBuilder:
     """Collects rows and makes a Trace of them. One process (pid 1), main thread 1, device 0, stream 7 by default."""
 
-    def __init__(self, source: Source = "torch_profiler", *, gpu: str | None = "NVIDIA H200", rank: int | None = None):
+    def __init__(
+        self,
+        source: Source = "torch_profiler",
+        *,
+        gpu: str | None = "NVIDIA H200",
+        rank: int | None = None,
+        clock_us: float | None = None,
+        path: Path = Path("built.json"),
+    ):
+        """``clock_us`` is the wall clock at time 0, microseconds since the epoch; None: the file does not tell."""
         self.source = source
         self.rank = rank
+        self.path = path
+        self.clock_us = clock_us
         self.problems: list[Problem] = []
         self._rows: dict[str, list[dict[str, Any]]] = {name: [] for name in schema.LOADED}
         self._correlation = 0
@@ -85,8 +98,22 @@ class TraceBuilder:
         grid: Sequence[int] = (132, 1, 1),
         block: Sequence[int] = (128, 1, 1),
         graph_id: int | None = None,
+        collective: Mapping[str, Any] | None = None,
     ) -> None:
-        """A kernel on the GPU, launched by the call with ``correlation`` (None: launched outside the trace)."""
+        """A kernel on the GPU, launched by the call with ``correlation`` (None: launched outside the trace).
+
+        ``collective`` is what the framework states of a communication kernel: columns of ``collective_calls``.
+        """
+        if collective is not None:
+            self._add(
+                "collective_calls",
+                start_us=start_us,
+                dur_us=dur_us,
+                side="kernel",
+                pid=1,
+                correlation_id=correlation,
+                **collective,
+            )
         self._add(
             "kernels",
             start_us=start_us,
@@ -227,6 +254,38 @@ class TraceBuilder:
         """A named range (NVTX, record_function)."""
         self._add("annotations", start_us=start_us, dur_us=dur_us, name=name, pid=1, tid=tid, side=side)
 
+    def ncu_kernel(
+        self,
+        name: str,
+        dur_us: float,
+        *,
+        grid: Sequence[int] = (132, 1, 1),
+        block: Sequence[int] = (128, 1, 1),
+        device: int = 0,
+        tensor_type: str = "bf16",
+        **counters: Any,
+    ) -> None:
+        """A kernel that Nsight Compute profiled; ``counters`` are columns of ``ncu_kernels``.
+
+        ``tensor_type`` is what the tensor operations are counted in, where ``tensor_flops`` is given.
+        """
+        identity = len(self._rows["ncu_kernels"])
+        self._rows["ncu_kernels"].append(
+            {
+                "ncu_kernel_id": identity,
+                "name": name,
+                "short_name": short_name(name),
+                "device": device,
+                "dur_ns": _ns(dur_us),
+                **dict(zip(_GRID, (*grid, *block), strict=True)),
+                **counters,
+            }
+        )
+        if "tensor_flops" in counters:
+            metric = f"sm__ops_path_tensor_src_{tensor_type}_dst_fp32.sum"
+            value = float(counters["tensor_flops"])
+            self._add("ncu_metrics", ncu_kernel_id=identity, metric=metric, value=value, unit="")
+
     @contextmanager
     def step(self, name: str, *, start_us: float, dur_us: float, tid: int = 1) -> Iterator[None]:
         """A step mark; what is built inside the block need not be, times decide."""
@@ -253,26 +312,39 @@ class TraceBuilder:
         """The trace of everything added so far."""
         frames = {name: pl.DataFrame(rows, infer_schema_length=None) for name, rows in self._rows.items() if rows}
         return Trace.from_loaded(
-            LoadedTrace(self.source, Path("built.json"), frames, rank=self.rank, problems=tuple(self.problems))
+            LoadedTrace(
+                self.source,
+                self.path,
+                frames,
+                rank=self.rank,
+                unix_offset_ns=None if self.clock_us is None else _ns(self.clock_us),
+                problems=tuple(self.problems),
+            )
         )
 
 
 _METHODS = {
     "device", "call", "kernel", "launch", "graph", "graph_trace", "memcpy", "memset", "op", "python", "range", "overhead",
-    "metadata", "problem",
+    "metadata", "problem", "ncu_kernel",
 }  # fmt: skip
 
 
 def trace_from(spec: Mapping[str, Any]) -> Trace:
-    """A trace from plain data (a YAML case): ``source``, ``gpu`` and ``events``.
+    """A trace from plain data (a YAML case): ``source``, ``gpu``, ``rank``, ``clock_us`` and ``events``.
 
     Each event is a mapping from one builder method to its arguments; ``repeat`` holds ``count``, ``every_us`` and
-    nested ``events`` whose times shift by ``every_us`` each round.
+    nested ``events`` whose times shift by ``every_us`` each round. ``eager`` is the spec of an eager run that the trace is
+    aligned with.
     """
     builder = TraceBuilder(
-        spec.get("source", "torch_profiler"), gpu=spec.get("gpu", "NVIDIA H200"), rank=spec.get("rank")
+        spec.get("source", "torch_profiler"),
+        gpu=spec.get("gpu", "NVIDIA H200"),
+        rank=spec.get("rank"),
+        clock_us=spec.get("clock_us"),
     )
     _play(builder, spec.get("events", []), 0.0)
+    if "eager" in spec:
+        return align(builder.trace(), trace_from(spec["eager"])).trace
     return builder.trace()
 
 

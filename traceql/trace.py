@@ -115,7 +115,7 @@ class Trace:
             if "start_ns" in frame.columns:
                 frame = frame.with_columns(pl.col("start_ns") - first).sort("start_ns", maintain_order=True)
             id_column = schema.TABLES[name].columns[0].name
-            if id_column.endswith("_id"):
+            if id_column.endswith("_id") and "start_ns" in frame.columns:
                 frame = frame.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(id_column))
             frames[name] = frame
         origin = None if loaded.unix_offset_ns is None else first + loaded.unix_offset_ns

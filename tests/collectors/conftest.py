@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-
 from traceql.collectors import manifest
 from traceql.collectors.manifest import Manifest
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import time
 from pathlib import Path
 
 import pytest
-
 from traceql.collectors import manifest
 from traceql.collectors.child import last_line
 
@@ -35,7 +33,11 @@ def test_default_run_is_complete(machine) -> None:
 
 
 def test_manifest_lists_every_file_and_nothing_private(machine) -> None:
-    machine.environment |= {"NCCL_DEBUG_FILE": "/home/someone/nccl.log", "CUDA_VISIBLE_DEVICES": "0", "HF_TOKEN": "hf_secret"}
+    machine.environment |= {
+        "NCCL_DEBUG_FILE": "/home/someone/nccl.log",
+        "CUDA_VISIBLE_DEVICES": "0",
+        "HF_TOKEN": "hf_secret",
+    }
     code, text = machine.run("collect", "--mode", "graph", "--profiler", "torch", "--", "--api-key", "hunter2")
     assert code == 0, text
     folder = (machine.folder / "runs" / "latest").resolve()
@@ -144,6 +146,14 @@ def test_failed_stage_is_kept_and_named(machine, failure: str, problem: str, fix
     assert not (machine.folder / "runs" / "latest").exists()  # it holds no trace
 
 
+def test_batch_that_does_not_fit_is_no_success(machine) -> None:
+    machine.environment["FAKE_SGLANG"] = "skip"
+    code, text = machine.run("collect", "--mode", "graph", "--profiler", "torch")
+    assert code == 2
+    assert text.count("the KV cache is too small for this batch and length") >= 2
+    assert machine.newest().status == "failed"
+
+
 def test_a_failed_stage_does_not_stop_the_others(machine) -> None:
     machine.environment["FAKE_NCU"] = "permission"
     code, text = machine.run("collect")
@@ -163,7 +173,8 @@ def test_ncu_without_a_match(machine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("failure", "problem"), [("qdstrm", "it left a .qdstrm and no report"), ("fail", "older than the CUDA of the program")]
+    ("failure", "problem"),
+    [("qdstrm", "it left a .qdstrm and no report"), ("fail", "older than the CUDA of the program")],
 )
 def test_nsys_without_a_report(machine, failure: str, problem: str) -> None:
     machine.environment["FAKE_NSYS"] = failure
@@ -208,10 +219,14 @@ def test_killed_run_says_how_far_it_came(machine) -> None:
     process.wait()
     found = manifest.read(partial)
     assert (found.status, [s.name for s in found.stages]) == ("running", ["graph-latency"])
-    _end(log)
+    _wait_for(lambda: not _holders(log))  # the child does not outlive a killed collect
     machine.environment.pop("FAKE_SGLANG")
     code, text = machine.run("collect", "--mode", "graph", "--profiler", "torch", "-o", "run")
     assert (code, "a run is there" in text) == (2, True)
+    code, text = machine.run(
+        "collect", "--mode", "graph", "--profiler", "torch", "-o", "run", "--resume", "--batch-size", "1"
+    )
+    assert (code, "holds a run of another workload" in text) == (2, True)
     code, text = machine.run("collect", "--mode", "graph", "--profiler", "torch", "-o", "run", "--resume")
     assert code == 0, text
     assert "kept: complete in an earlier attempt" in text
@@ -280,12 +295,13 @@ def _state(pid: str) -> str:
         return "Z"
 
 
-def _end(log: Path) -> None:
-    """End the child that a killed collect left behind, known by its open log."""
+def _holders(log: Path) -> list[str]:
+    """The processes that have a log open."""
+    found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            open_files = {os.readlink(fd) for fd in (entry / "fd").iterdir()}
+            if str(log) in {str(fd.readlink()) for fd in (entry / "fd").iterdir()}:
+                found.append(entry.name)
         except OSError:
             continue
-        if str(log) in open_files:
-            os.kill(int(entry.name), signal.SIGKILL)
+    return found

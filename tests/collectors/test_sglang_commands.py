@@ -10,7 +10,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-
 from traceql.collectors import ncu, nsys, sglang
 from traceql.collectors.command import shown
 from traceql.collectors.manifest import Workload
@@ -102,7 +101,9 @@ def test_module_is_found_by_its_file(tmp_path: Path, files: list[str], module: s
 
 
 def test_unknown_attention_backend_is_named() -> None:
-    workload = Workload(engine="sglang", model="m", attention_backend="flashinfr", batch_size=1, input_len=1, output_len=8)
+    workload = Workload(
+        engine="sglang", model="m", attention_backend="flashinfr", batch_size=1, input_len=1, output_len=8
+    )
     with pytest.raises(CollectError, match=r"no attention backend flashinfr; it has triton, .*flashinfer"):
         sglang.server_command(installation("0.5.23"), workload, "graph", "/model", port=1)
 

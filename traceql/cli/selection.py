@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _OPTIONS = [
-    click.option("--select", multiple=True, metavar="RULE", help="Run only these rules: codes, names or families (TQL1)."),
+    click.option(
+        "--select", multiple=True, metavar="RULE", help="Run only these rules: codes, names or families (TQL1)."
+    ),
     click.option("--ignore", multiple=True, metavar="RULE", help="Leave these rules out."),
     click.option(
         "--option", "options", multiple=True, metavar="RULE.OPTION=N", help="Set a rule's option: TQL101.min_gap_us=3."

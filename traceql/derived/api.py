@@ -17,7 +17,9 @@ KERNEL_LAUNCH = (
 MEMCPY = _PREFIX + r"Memcpy"
 MEMSET = _PREFIX + r"Memset"
 SYNCHRONIZE = _PREFIX + r"(?:Stream|Device|Event|Ctx|Thread)Synchronize" + _SUFFIX
-GRAPH_CAPTURE = _PREFIX + r"(?:StreamBeginCapture|StreamEndCapture|GraphInstantiate|GraphExecUpdate|GraphCreate)"
+CAPTURE_BEGIN = _PREFIX + r"StreamBeginCapture"
+CAPTURE_END = _PREFIX + r"StreamEndCapture"
+GRAPH_INSTANTIATE = _PREFIX + r"GraphInstantiate"
 ALLOCATION = (
     _PREFIX
     + r"(?:Malloc|Free|Host(?:Alloc|Malloc|Free|Register|Unregister)"

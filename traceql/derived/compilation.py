@@ -6,6 +6,7 @@ import polars as pl
 
 from traceql.derived import memoised
 from traceql.derived.host import host_timeline, nearest
+from traceql.derived.naming import labels
 from traceql.derived.steps import marks
 from traceql.trace import Trace
 
@@ -36,8 +37,7 @@ def compilations(trace: Trace) -> pl.DataFrame:
     """Outermost compile, autotune and module-load activities on threads that run steps, from the first step's start on:
     what, name, pid, tid, start_ns, end_ns, dur_ns, step_id (the step whose period holds the start)."""
     timeline = host_timeline(trace)
-    what = pl.coalesce(pl.when(pl.col("name").str.contains(p)).then(pl.lit(kind)) for kind, p in COMPILING.items())
-    told = timeline.activities.with_columns(what=what)
+    told = timeline.activities.with_columns(what=labels(timeline.activities["name"], COMPILING))
     inside = nearest(told["what"].is_not_null().to_numpy(), timeline.column("parent")) >= 0
     steps = marks(trace).select("pid", "tid", "step_id", step_start="start_ns").sort("step_start")
     return (

@@ -9,18 +9,19 @@ import polars as pl
 
 from traceql.derived import memoised
 from traceql.derived.copies import copies
+from traceql.derived.gpu_work import gpu_work
 from traceql.derived.host_path import host_path
 from traceql.trace import Trace
 
 
 @memoised
 def copy_costs(trace: Trace) -> pl.DataFrame:
-    """``copies`` of the steps with ``host_bound`` (the step's host path is longer than its GPU busy time) and
+    """``copies`` of the steps with ``host_bound`` (the step's host path is longer than its GPU work) and
     ``cost_ns``: host time where the host is the slower side, GPU time where the GPU is or nothing is known."""
-    path = host_path(trace).select("step_id", host_bound=pl.col("host_path_ns") > pl.col("gpu_busy_ns"))
+    path = host_path(trace).join(gpu_work(trace), on="step_id")
     return (
         copies(trace)
-        .join(path, on="step_id")
+        .join(path.select("step_id", host_bound=pl.col("host_path_ns") > pl.col("gpu_work_ns")), on="step_id")
         .with_columns(pl.col("host_bound").fill_null(False))
         .with_columns(cost_ns=pl.when(pl.col("host_bound") & ~pl.col("replayed")).then("host_ns").otherwise("dur_ns"))
     )

@@ -144,7 +144,9 @@ def _packed(name: str, dims: Any, types: Any) -> dict[str, Any] | None:
     m, k = prod(left[:-1]), left[-1]
     inputs = list(zip(dims, map(str, types), strict=False))[1:]
     weights = [shape for shape, kind in inputs if kind in ("int", "int32") and len(shape) >= 2]
-    scales = [(shape, kind) for shape, kind in inputs if dtype_class(kind) in ("fp16", "bf16", "fp32") and len(shape) >= 2]
+    scales = [
+        (shape, kind) for shape, kind in inputs if dtype_class(kind) in ("fp16", "bf16", "fp32") and len(shape) >= 2
+    ]
     if not weights or not scales:
         return None
     stored = 32 * prod(weights[0])

@@ -8,6 +8,7 @@ import polars as pl
 from traceql.derived import api, memoised
 from traceql.derived.host import host_timeline, nearest
 from traceql.derived.launches import launches
+from traceql.derived.naming import labels
 from traceql.derived.steps import marks, step_of_time
 from traceql.trace import Trace
 
@@ -15,9 +16,11 @@ _STAGED_BYTES = 64 * 1024
 """Host-to-device copies up to this size return once staged, without waiting: CUDA programming guide, "Asynchronous
 Concurrent Execution"."""
 
-_FRAME = r"\.py\(\d+\): "
-_LIBRARY = r"(?:^|/)(?:torch|threading|contextlib|functools)(?:/|\.py)"
-"""Frames that call on somebody's behalf."""
+_FRAMES = {
+    "library": r"(?:^|/)(?:torch|threading|contextlib|functools)(?:/|\.py)",
+    "program": r"\.py\(\d+\): ",
+}
+"""Python frames that call on somebody's behalf, and the rest; built-in functions are neither."""
 
 
 @memoised
@@ -75,7 +78,7 @@ def _around(trace: Trace) -> pl.DataFrame:
     op_above = np.append(activities["in_op"].to_numpy(), False)[parent]
     masks = {
         "op": (kind == "op").to_numpy() & ~op_above,
-        "frame": ((kind == "python") & name.str.contains(_FRAME) & ~name.str.contains(_LIBRARY)).to_numpy(),
+        "frame": ((kind == "python") & (labels(name, _FRAMES) == "program").fill_null(False)).to_numpy(),
         "range": ((kind == "range") & ~name.is_in(marks(trace)["name"].implode())).to_numpy(),
     }
     return activities.select("kind", "source_id").with_columns(

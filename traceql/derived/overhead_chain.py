@@ -9,7 +9,9 @@ from __future__ import annotations
 import polars as pl
 
 from traceql.derived import api, intervals, memoised
+from traceql.derived.gap_owners import owned_gap_parts
 from traceql.derived.gpu_ops import gpu_ops
+from traceql.derived.gpu_work import gpu_work
 from traceql.derived.host import host_timeline
 from traceql.derived.host_path import waits
 from traceql.derived.launches import launches
@@ -31,7 +33,7 @@ def step_chain(trace: Trace) -> pl.DataFrame:
 
     The thread is the one that made most of the step's launches (the mark's, when there is none); ``host_ns`` is the
     step's host range. ``gpu_idle_ns`` is idle time within the step, the lead-in from the step before left out;
-    ``gpu_work_ns`` is the busy time less what communication kernels waited for other ranks.
+    ``gpu_work_ns`` is as ``gpu_work`` has it.
     """
     windows = (
         marks(trace)
@@ -40,15 +42,15 @@ def step_chain(trace: Trace) -> pl.DataFrame:
         .with_columns(tid=pl.coalesce("launch_tid", "tid"))
         .drop("launch_tid")
     )
-    waiting = pl.col("gpu_busy_ns") - pl.col("waiting_ns").fill_null(0)
+    between = owned_gap_parts(trace).filter(pl.col("place") == "between steps")
+    lead_in = between.group_by("step_id").agg(lead_in_ns=pl.col("dur_ns").sum())
     gpu = (
         steps(trace)
-        .select("step_id", "kind", "period_ns", "gpu_busy_ns", gpu_idle_ns=pl.col("gpu_dur_ns") - pl.col("gpu_busy_ns"))
-        .join(_collectives_and_rest(trace), on="step_id", how="left", maintain_order="left")
-        .with_columns(
-            gpu_work_ns=pl.when(pl.col("gpu_busy_ns").is_not_null()).then(pl.max_horizontal("rest_ns", waiting))
-        )
-        .drop("waiting_ns", "rest_ns")
+        .select("step_id", "kind", "period_ns", "gpu_busy_ns", "gpu_idle_ns")
+        .join(gpu_work(trace), on="step_id", how="left", maintain_order="left")
+        .join(lead_in, on="step_id", how="left", maintain_order="left")
+        .with_columns(gpu_idle_ns=pl.col("gpu_idle_ns") - pl.col("lead_in_ns").fill_null(0))
+        .drop("lead_in_ns")
     )
     return gpu.join(_host_parts(trace, windows, ["step_id"]), on="step_id", how="left", maintain_order="left")
 
@@ -83,29 +85,6 @@ def layer_chain(trace: Trace) -> pl.DataFrame:
         gpu_idle_ns=pl.col("next_gpu_ns") - pl.col("gpu_ns") - (until[1] - until[0]),
     )
     return _host_parts(trace, host, key).join(gpu, on=key, how="left", maintain_order="left").sort(key)
-
-
-def _collectives_and_rest(trace: Trace) -> pl.DataFrame:
-    """step_id → ``waiting_ns``, time of communication kernels beyond the shortest alike, and ``rest_ns``, the union of
-    all other GPU work.
-
-    Alike means the same kernel with the same blocks in steps of the same kind and batch size: what it takes longer
-    than the shortest of those is waiting for a rank that came late.
-    """
-    shape = ["name", "grid_x", "block_x", "kind", "batch_size"]
-    step = steps(trace).select("step_id", "kind", "batch_size")
-    kernels = trace.table("kernels").filter(pl.col("step_id").is_not_null())
-    talking = kernels.filter(pl.col("category") == "communication")
-    waiting = (
-        talking.join(step, on="step_id")
-        .with_columns(beyond=pl.col("dur_ns") - pl.col("dur_ns").min().over(shape))
-        .group_by("step_id")
-        .agg(waiting_ns=pl.col("beyond").sum())
-    )
-    is_talking = (pl.col("kind") == "kernel") & pl.col("source_id").is_in(talking["kernel_id"].implode())
-    rest = gpu_ops(trace).filter(~is_talking & pl.col("step_id").is_not_null() & pl.col("device").is_not_null())
-    busy = intervals.union_ns(rest, ["step_id", "device"]).group_by("step_id").agg(rest_ns=pl.col("union_ns").sum())
-    return busy.join(waiting, on="step_id", how="left")
 
 
 def _launching_thread(trace: Trace) -> pl.DataFrame:

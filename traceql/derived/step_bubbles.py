@@ -11,6 +11,7 @@ from traceql.derived import api, memoised
 from traceql.derived.gap_host import UNCOVERED
 from traceql.derived.gap_owners import owned_gap_parts
 from traceql.derived.host import host_timeline, nearest
+from traceql.derived.naming import labels
 from traceql.derived.steps import marks, steps
 from traceql.trace import Trace
 
@@ -27,6 +28,7 @@ WORK = {
 }
 """Kind of work → what its frames, ranges and operators are called in SGLang, vLLM and FlashInfer."""
 
+WAITING = "waiting for the GPU"
 OTHER = "other host work"
 
 
@@ -93,13 +95,9 @@ def _told(trace: Trace) -> pl.DataFrame:
     starts, ends = timeline.column("start_ns"), timeline.column("end_ns")
     marked = np.sort(marks(trace)["start_ns"].to_numpy())
     holds_step = np.searchsorted(marked, ends) > np.searchsorted(marked, starts)
-    is_wait = (pl.col("kind") == "runtime") & pl.col("name").str.contains(api.SYNCHRONIZE)
-    says = pl.coalesce(
-        pl.when(is_wait).then(pl.lit("waiting for the GPU")),
-        pl.when(pl.col("kind") == "profiler").then(pl.lit("profiler")),
-        *(pl.when(pl.col("name").str.contains(f"(?i){p}")).then(pl.lit(work)) for work, p in WORK.items()),
-    )
-    own = timeline.activities.select(says.alias("work"))["work"]
+    is_profiler = timeline.activities["kind"] == "profiler"
+    own = labels(name, {WAITING: api.SYNCHRONIZE, **{work: f"(?i){p}" for work, p in WORK.items()}})
+    own = own.set(is_profiler, "profiler")
     telling = nearest(own.is_not_null().to_numpy() & ~holds_step, parent, itself=True)
     outermost = nearest(~holds_step & np.append(holds_step, True)[parent], parent, itself=True)
     shown = np.where(telling >= 0, telling, np.where(outermost >= 0, outermost, np.arange(len(parent))))

@@ -50,9 +50,9 @@ class Median:
 def median_steps(trace: Trace, per_step: pl.DataFrame, *, given_only: bool = False) -> list[Median]:
     """For each kind of step: its median step by ``value`` / period, in order of the kind's total time.
 
-    ``per_step`` has step_id and ``value`` (Int64), and ``share_of_ns`` where another period than the step's own is meant;
-    steps it lacks count as 0, or not at all with ``given_only``. The median is a real step (the upper of the two middle
-    ones), so every figure shown for it can be looked up on the timeline.
+    ``per_step`` has step_id and ``value`` (Int64), and ``share_of_ns`` where another period than the step's own is
+    meant; steps it lacks count as 0, or not at all with ``given_only``. The median is a real step (the upper of the two
+    middle ones), so every figure shown for it can be looked up on the timeline.
     """
     of = pl.col("share_of_ns") if "share_of_ns" in per_step.columns else pl.lit(None, pl.Int64)
     given = per_step.select("step_id", "value", share_of_ns=of)

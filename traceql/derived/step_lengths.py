@@ -55,7 +55,7 @@ def extra_time(trace: Trace, step: dict[str, Any]) -> pl.DataFrame:
     every = step_lengths(trace).filter(pl.col("kind").eq_missing(pl.lit(step["kind"], pl.String)))
     parts = step_gap_parts(trace).filter(pl.col("step_id").is_in(every["step_id"].implode()))
     spent = pl.concat([_busy(every, parts), _idle(parts)])
-    kinds = spent.select("what", "blame").unique()
+    kinds = spent.filter(pl.col("step_id") == step["step_id"]).select("what", "blame")
     grid = every.select("step_id").join(kinds, how="cross").join(
         spent, on=["step_id", "what", "blame"], how="left", nulls_equal=True
     ).with_columns(pl.col("ns").fill_null(0))  # fmt: skip

@@ -79,9 +79,9 @@ def step_metrics(trace: Trace) -> pl.DataFrame:
         .with_columns(
             pl.when(has.gpu_rows).then(pl.col("gpu_busy_ns", "gpu_idle_ns")).name.keep(),
             pl.when(has.host_calls).then(pl.col("launch_calls", "graph_launches", "synchronizes")).name.keep(),
-            graph_segments=pl.when(
-                pl.lit(has.host_calls) & has.gpu_rows & ~pl.col("unrecorded").fill_null(False)
-            ).then("graph_segments"),
+            graph_segments=pl.when(pl.lit(has.host_calls) & has.gpu_rows & ~pl.col("unrecorded").fill_null(False)).then(
+                "graph_segments"
+            ),
         )
         .with_columns(
             gpu_idle_pct=pl.when(pl.col("period_ns") > 0).then(

@@ -36,6 +36,11 @@ def compiled(function: Callable[..., Any]) -> Any:
     return numba.njit(**_OPTIONS)(function)
 
 
+def inlined(function: Callable[..., Any]) -> Any:
+    """Decorate a function that takes a Layout or a Workspace: passing one costs a hundred words a call."""
+    return numba.njit(**_OPTIONS, forceinline=True)(function)
+
+
 def intrinsic(function: Callable[..., Any]) -> Any:
     """Decorate a generator of LLVM instructions."""
     return _intrinsic(function)
@@ -135,7 +140,7 @@ def count_phases(data: Any, begin: int, stop: int) -> Any:
 # --- JSON grammar; every function returns the index after what it read, -1 when it is not what it should be ----------
 
 
-@compiled
+@inlined
 def byte_at(data: Any, at: int, stop: int) -> Any:
     return np.int64(data[at]) if at < stop else np.int64(0)
 
@@ -348,7 +353,7 @@ def odd_end(data: Any, at: int, stop: int, state: Any) -> Any:
 # --- recognising and keeping strings -----------------------------------------------------------------------------
 
 
-@compiled
+@inlined
 def word_of(data: Any, at: int, count: int, stop: int) -> Any:
     """Up to eight bytes as one word, zero padded."""
     if at + 8 <= stop:
@@ -362,7 +367,7 @@ def word_of(data: Any, at: int, count: int, stop: int) -> Any:
     return word
 
 
-@compiled
+@inlined
 def slot_of(data: Any, at: int, length: int, stop: int, known: Any, level: int) -> Any:
     """Slot of the string in the vocabulary, -1 when it is not in it."""
     if length > MAX_KEY or length == 0:
@@ -380,7 +385,7 @@ def slot_of(data: Any, at: int, length: int, stop: int, known: Any, level: int) 
     return slot
 
 
-@compiled
+@inlined
 def keep_text(data: Any, at: int, length: int, raw: int, stop: int, space: Any) -> Any:
     """Code of a text, the same for equal texts; -1 when the table is full."""
     multiplier = np.uint64(0x9E3779B97F4A7C15)

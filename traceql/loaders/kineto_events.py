@@ -40,6 +40,7 @@ _GPU_KEYS = {
 _COLLECTIVE_KEYS = {
     "collective": "Collective name", "collective_dtype": "dtype", "in_elements": "In msg nelems",
     "out_elements": "Out msg nelems", "group": "Process Group Name", "group_size": "Group size",
+    "group_ranks": "Process Group Ranks",
 }  # fmt: skip
 ARGUMENTS: dict[str, dict[str, str]] = {
     "kernel": {
@@ -62,7 +63,7 @@ ARGUMENTS: dict[str, dict[str, str]] = {
 }  # fmt: skip
 """Family → its argument columns → the key in an event's ``args``."""
 
-TEXT = {"collective", "collective_dtype", "group"}
+TEXT = {"collective", "collective_dtype", "group", "group_ranks"}
 JSON_TEXT = {"input_shapes", "input_strides", "input_dtypes"}
 FLOAT = {"occupancy_pct"}
 TRIPLES = {"grid": ("grid_x", "grid_y", "grid_z"), "block": ("block_x", "block_y", "block_z")}
@@ -160,6 +161,8 @@ def family_of(event: Event) -> str | None:
 
 def frame_of(family: str, events: list[Event]) -> pl.DataFrame:
     """The events' columns, one row an event; READABLE tells those whose time could be read."""
+    if not events:
+        return pl.DataFrame(schema=family_schema(family))
     args = [event.args or _NO_ARGS for event in events]
     columns: dict[str, pl.Series] = {
         "name": _texts([event.name for event in events]),
@@ -225,20 +228,24 @@ def nanoseconds(microseconds: pl.Series) -> pl.Series:
 
     ``(float * 1000).round()`` is wrong by 1 ns on 0.3 % of values with a 1.7e15 µs epoch: a float64 has 53 bits.
     """
-    text = microseconds.str.strip_chars('" \t\r\n')
+    text = pl.col("text")
     plain = text.str.contains(r"^-?[0-9]{1,15}(\.[0-9]*)?$")
-    parts = text.set(~plain.fill_null(False), None).str.split_exact(".", 1)
+    parts = pl.when(plain).then(text).str.split_exact(".", 1)
     whole = parts.struct.field("field_0")
     fraction = parts.struct.field("field_1").fill_null("")
-    sign = whole.str.starts_with("-").cast(pl.Int64) * -2 + 1
+    sign = pl.when(whole.str.starts_with("-")).then(-1).otherwise(1)
     thousandths = (fraction + "000").str.slice(0, 3).cast(pl.Int64)
     rounding = ((fraction + "0000").str.slice(3, 1).cast(pl.Int64) >= 5).cast(pl.Int64)
-    result = whole.cast(pl.Int64) * 1000 + sign * (thousandths + rounding)
-    odd = text.is_not_null() & ~plain.fill_null(False)
+    found = (
+        pl.DataFrame({"text": microseconds})
+        .select(text.str.strip_chars('" \t\r\n'))
+        .select(text, ns=whole.cast(pl.Int64) * 1000 + sign * (thousandths + rounding), odd=~plain)
+    )
+    odd = found["odd"].fill_null(False)
     if odd.any():
-        exact = [_nanoseconds(value) for value in text.filter(odd)]
-        result = result.scatter(odd.arg_true(), pl.Series(exact, dtype=pl.Int64))
-    return result.cast(pl.Int64)
+        exact = [_nanoseconds(value) for value in found["text"].filter(odd)]
+        return found["ns"].scatter(odd.arg_true(), pl.Series(exact, dtype=pl.Int64))
+    return found["ns"]
 
 
 def _nanoseconds(text: str) -> int | None:

@@ -213,6 +213,8 @@ def _recovered(
             return None  # the recovery would cut out other events than these
         break_at = pieces[-1].position
         begin = _without_last_event(buffer, pieces, begin)
+        if any(piece.events for piece in pieces):
+            recovery.took_over(begin)
         done += pieces
         resume_after = break_at if restart < _MAX_RESTARTS else len(buffer)
         found, begin = _around_break(recovery, begin, resume_after)

@@ -76,6 +76,8 @@ def _decode_whole(data: bytes) -> tuple[dict[str, Any], list[Event]]:
 # --- recovery: event by event -----------------------------------------------------------------------------------
 
 _EVENT_START = re.compile(rb'\{\s*"(?:ph|name|cat|pid|tid|ts|dur|args|id|bp|s)"\s*:')
+_BETWEEN = b" \t\r\n,"
+_MOST_SPACE = 1 << 16  # between two events
 _MERGE_LIMIT = 4  # an event whose args hold something that looks like an event start comes in up to this many pieces
 EVENTS_ARRAY = re.compile(rb'"traceEvents"\s*:\s*\[')
 
@@ -119,6 +121,12 @@ class Recovery:
                 self.found = True
                 self.end_of_last = piece.stop
             yield piece
+
+    def took_over(self, begin: int) -> None:
+        """Go on at the piece that starts at ``begin``: all before it has been read, the last of it an event."""
+        before = self.data[max(0, begin - _MOST_SPACE) : begin]
+        self.found = True
+        self.end_of_last = begin - len(before) + len(before.rstrip(_BETWEEN))
 
     def finish(self, path: Path) -> tuple[dict[str, Any], list[Problem]]:
         """The header as far as it reads, and what was lost."""
@@ -170,7 +178,7 @@ def _pieces(data: Buffer, begin: int) -> Iterator[Piece]:
 
 def _decode_piece(piece: bytes, *, last: bool) -> tuple[Event | None, int]:
     """The event at the start of ``piece`` and how many bytes it takes."""
-    text = piece.rstrip(b" \t\r\n,")
+    text = piece.rstrip(_BETWEEN)
     try:
         return DECODE_EVENT.decode(text), len(text)
     except NOT_JSON:

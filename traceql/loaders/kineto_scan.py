@@ -17,6 +17,7 @@ from traceql.loaders.json_scan import (
     after_colon,
     byte_at,
     compiled,
+    inlined,
     keep_text,
     key_end,
     literal_end,
@@ -29,13 +30,13 @@ from traceql.loaders.json_scan import (
 )
 from traceql.loaders.kineto_scan_layout import NULL, Ended, Kind, Mode, Result, State
 
-HELPERS_SHA256 = "954b2115cb9d969c4defa2b6d7eb0b062de5e504af34a174adcb4a0ebfb5b87d"
+HELPERS_SHA256 = "f4a7cccbc72a16d5e5f9eadc76f9e53efb4548cdf408508b0b278e7818a5e35a"
 """Of json_scan.py: changing it makes numba compile this file anew."""
 
 MAX_ALIGNED_OBJECTS = 3  # more in one event and the recovery of kineto_json may not put its pieces together
 
 
-@compiled
+@inlined
 def touch(value: int, number: int, space: Any) -> Any:
     """Set a value of the event being read; a key given twice counts with its last value."""
     count = space.state[State.TOUCHED]
@@ -47,7 +48,7 @@ def touch(value: int, number: int, space: Any) -> Any:
     return True
 
 
-@compiled
+@inlined
 def read_integer(data: Any, at: int, stop: int, value: int, space: Any) -> Any:
     """An integer, null, or a plain text, of which the first run of digits counts ("stream 7" is 7)."""
     byte = byte_at(data, at, stop)
@@ -82,7 +83,7 @@ def read_integer(data: Any, at: int, stop: int, value: int, space: Any) -> Any:
     return at if touch(value, -signed if negative else signed, space) else -1
 
 
-@compiled
+@inlined
 def read_time(data: Any, at: int, stop: int, value: int, space: Any) -> Any:
     """Decimal microseconds as integer ns; a fourth decimal of 5 or more rounds away from zero."""
     negative = byte_at(data, at, stop) == 45
@@ -119,7 +120,7 @@ def read_time(data: Any, at: int, stop: int, value: int, space: Any) -> Any:
     return at if touch(value, -number if negative else number, space) else -1
 
 
-@compiled
+@inlined
 def read_float(data: Any, at: int, stop: int, value: int, space: Any) -> Any:
     """A short decimal, kept as the bits of its float64: an exact quotient of two exact floats rounds correctly."""
     if byte_at(data, at, stop) == 110:
@@ -148,7 +149,7 @@ def read_float(data: Any, at: int, stop: int, value: int, space: Any) -> Any:
     return end
 
 
-@compiled
+@inlined
 def read_text(data: Any, at: int, stop: int, value: int, mode: int, space: Any) -> Any:
     if byte_at(data, at, stop) == 110:
         end = literal_end(data, at, stop)
@@ -165,7 +166,7 @@ def read_text(data: Any, at: int, stop: int, value: int, mode: int, space: Any) 
     return end + 1 if touch(value, code, space) else -1
 
 
-@compiled
+@inlined
 def read_raw(data: Any, at: int, stop: int, value: int, space: Any) -> Any:
     """Any value, kept as its JSON text."""
     end = value_end(data, at, stop, space.state)
@@ -178,7 +179,7 @@ def read_raw(data: Any, at: int, stop: int, value: int, space: Any) -> Any:
     return end if touch(value, code, space) else -1
 
 
-@compiled
+@inlined
 def read_triple(data: Any, at: int, stop: int, value: int, space: Any) -> Any:
     """The first three integers of an array, missing ones null."""
     for axis in range(3):
@@ -206,7 +207,7 @@ def read_triple(data: Any, at: int, stop: int, value: int, space: Any) -> Any:
     return at + 1
 
 
-@compiled
+@inlined
 def read_value(data: Any, at: int, stop: int, slot: int, mode: int, layout: Any, space: Any) -> Any:
     kind = layout.kinds[slot] if slot >= 0 else Kind.SKIP
     if kind == Kind.SKIP:
@@ -236,7 +237,7 @@ def read_value(data: Any, at: int, stop: int, slot: int, mode: int, layout: Any,
     return end + 1
 
 
-@compiled
+@inlined
 def read_event(data: Any, at: int, stop: int, mode: int, layout: Any, space: Any) -> Any:
     """Read the object at ``at`` into ``space.values`` and ``space.state``; -1 when the strict decoder has to."""
     state = space.state
@@ -290,7 +291,7 @@ def read_event(data: Any, at: int, stop: int, mode: int, layout: Any, space: Any
             level = 0
 
 
-@compiled
+@inlined
 def keep_row(layout: Any, space: Any) -> Any:
     """Append the event's values to the columns of its family; False when they are full."""
     family = space.state[State.FAMILY]
@@ -314,7 +315,7 @@ def keep_row(layout: Any, space: Any) -> Any:
     return True
 
 
-@compiled
+@inlined
 def keep_odd(data: Any, at: int, stop: int, layout: Any, space: Any) -> Any:
     """Note an event for the strict decoder; its end, or -1 when its brackets or quotes do not close."""
     state = space.state

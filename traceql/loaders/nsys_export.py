@@ -17,7 +17,7 @@ import polars as pl
 from traceql.trace import Problem
 
 Dtypes = Mapping[str, pl.DataType]
-"""Columns to read and the type each comes back in: Int64, Float64 or String."""
+"""Columns to read and the type each comes back in: Int64, Float64, String or Binary."""
 
 _TIME_LIMIT_NS = 2**62  # 146 years either way; the difference of two times below it fits Int64
 
@@ -44,10 +44,11 @@ class Export(ABC):
         if count:
             self.problems.append(Problem(kind, message, count=count))
 
-    def read(self, table: str, ints: str, texts: str = "", reals: str = "") -> pl.DataFrame:
+    def read(self, table: str, ints: str, texts: str = "", reals: str = "", blobs: str = "") -> pl.DataFrame:
         """The named columns (blank-separated) of a table, in the order given; empty texts count as null."""
         dtypes: dict[str, pl.DataType] = dict.fromkeys(ints.split(), pl.Int64())
         dtypes |= dict.fromkeys(texts.split(), pl.String()) | dict.fromkeys(reals.split(), pl.Float64())
+        dtypes |= dict.fromkeys(blobs.split(), pl.Binary())
         held = {name: dtype for name, dtype in dtypes.items() if name in self.tables.get(table, ())}
         if not held:
             return pl.DataFrame(schema=dtypes)

@@ -186,7 +186,7 @@ def _sql(name: str, dtype: pl.DataType, *, guarded: bool = False) -> str:
     ``guarded``, with null for what is no integer.
     """
     column = _quoted(name)
-    if dtype == pl.String:
+    if dtype in (pl.String, pl.Binary):
         return f"ifnull(cast({column} as blob), x'')"
     if dtype == pl.Float64:
         return f"ifnull(cast({column} as real), 9e999)"
@@ -214,7 +214,7 @@ def _typed(frame: pl.DataFrame, dtypes: Dtypes) -> pl.DataFrame:
             column = _lenient_text(column)
         elif dtype == pl.Float64:
             column = column.set(column.is_infinite(), None)
-        elif column.dtype != pl.Int64:
+        elif dtype != pl.Binary and column.dtype != pl.Int64:
             raise pl.exceptions.SchemaError(f"{name} holds {column.dtype}")
         columns[name] = column
     return pl.DataFrame(columns)

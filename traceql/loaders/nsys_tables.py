@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import polars as pl
 
+from traceql.loaders import nsys_nccl
 from traceql.loaders.nsys_export import Export, is_time, pid, tid
 
 # fmt: off
@@ -60,7 +61,7 @@ def frames(export: Export) -> dict[str, pl.DataFrame]:
         export.report("note", f"{name} without a name: the export does not hold their text", nameless)
     ends = [table.select(pl.col("start_ns") + pl.col("dur_ns")).max().item() for table in tables.values()]
     last_end = max((end for end in ends if end is not None), default=None)
-    return tables | {"annotations": nvtx(export, last_end)}
+    return tables | {"annotations": nvtx(export, last_end), "collective_calls": nsys_nccl.collective_calls(export)}
 
 
 def kernels(export: Export) -> pl.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ def load(path: Path) -> LoadedTrace:
         "cpu_ops": families["op"],
         "python_calls": families["python"],
         "annotations": _annotations(families),
+        "collective_calls": _collective_calls(families, pid),
         "overheads": families["overhead"].select(
             "start_ns", "dur_ns", kind="name", pid=_thread_or_null("pid"), tid=_thread_or_null("tid")
         ),
@@ -101,6 +103,23 @@ def _annotations(families: dict[str, pl.DataFrame]) -> pl.DataFrame:
     return pl.concat([host, gpu.with_columns(side=pl.lit("gpu"))], how="diagonal")
 
 
+def _collective_calls(families: dict[str, pl.DataFrame], pid: int | None) -> pl.DataFrame:
+    """What torch.distributed wrote on communication kernels and, in versions before 2.2, on its operators alone."""
+    stated = {"name": "collective", "dtype": "collective_dtype", "world_size": "group_size"}
+    rows = [
+        families[family]
+        .filter(pl.col("collective").is_not_null())
+        .select(
+            "start_ns", "dur_ns", "tid", "in_elements", "out_elements", "group", "group_ranks",
+            side=pl.lit(side), **{column: pl.col(key) for column, key in stated.items()},
+            pid=pl.lit(pid, pl.Int64) if side == "kernel" else pl.col("pid"),
+            correlation_id=pl.col("correlation_id") if side == "kernel" else pl.lit(None, pl.Int64),
+        )
+        for family, side in (("kernel", "kernel"), ("op", "op"))
+    ]  # fmt: skip
+    return pl.concat(rows)
+
+
 def _thread_or_null(column: str) -> pl.Expr:
     """Kineto writes pid -1 and tid 0 for overhead it cannot place on a thread."""
     return pl.when(pl.col(column) > 0).then(column)
@@ -137,10 +156,18 @@ def _metadata(header: dict[str, Any]) -> pl.DataFrame:
     distributed = header.get("distributedInfo")
     if isinstance(distributed, dict):
         scalars |= {f"distributed.{k}": v for k, v in distributed.items() if isinstance(v, (str, int, float))}
+        scalars |= _groups(distributed.get("pg_config"))
     return pl.DataFrame(
         {"key": list(scalars), "value": [str(v) for v in scalars.values()]},
         schema={"key": pl.String, "value": pl.String},
     )
+
+
+def _groups(configured: Any) -> dict[str, str]:
+    """``distributed.groups``: the process groups of several ranks that this one is in, as JSON [[name, [ranks]], …]."""
+    rows = [g for g in configured if isinstance(g, dict)] if isinstance(configured, list) else []
+    known = [[g.get("pg_name"), g["ranks"]] for g in rows if isinstance(g.get("ranks"), list) and len(g["ranks"]) > 1]
+    return {"distributed.groups": json.dumps(known)} if known else {}
 
 
 def _rank(header: dict[str, Any], path: Path) -> int | None:

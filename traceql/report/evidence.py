@@ -20,8 +20,8 @@ def facts(evidence: Mapping[str, Any]) -> tuple[Figure, ...]:
     return tuple(_fact(key, value) for key, value in evidence.items() if value is not None and not _is_table(value))
 
 
-def tables(evidence: Mapping[str, Any], trace: Trace, index: int) -> tuple[Table, ...]:
-    """The entries that are lists of rows."""
+def tables(evidence: Mapping[str, Any], trace: Trace | None, index: int) -> tuple[Table, ...]:
+    """The entries that are lists of rows; ``trace`` (the ``index``-th) places their times on the source's timeline."""
     return tuple(_table(key, value, trace, index) for key, value in evidence.items() if _is_table(value))
 
 
@@ -31,7 +31,7 @@ def _is_table(value: Any) -> bool:
 
 def _fact(key: str, value: Any) -> Figure:
     means = units.meaning(key)
-    label = means.label or (f"per {means.per}" if means.per else key)
+    label = shown(means.label or (f"per {means.per}" if means.per else key))
     if is_number(value):
         text, unit = _scalar(value, means)
         exact = units.exact(value, means.unit, means.per)
@@ -39,7 +39,7 @@ def _fact(key: str, value: Any) -> Figure:
     if isinstance(value, Sequence) and not isinstance(value, str):
         if value and all(is_number(v) for v in value):
             scale = units.scale(means.unit, value, comfortable=1.0)
-            joined = " – ".join(units.number(v / scale.factor) for v in value)
+            joined = " – ".join(dict.fromkeys(units.number(v / scale.factor) for v in value))
             exact = " – ".join(units.exact(v, means.unit, means.per) for v in value)
             return Figure(label, joined, means.full_unit(scale.unit), exact)
         return Figure(label, ", ".join(shown(str(v)) for v in value))
@@ -59,7 +59,7 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _table(key: str, rows: Sequence[Mapping[str, Any]], trace: Trace, index: int) -> Table:
+def _table(key: str, rows: Sequence[Mapping[str, Any]], trace: Trace | None, index: int) -> Table:
     keys = list(dict.fromkeys(k for row in rows for k in row))
     kept = rows[:MAX_ROWS]
     columns = [column(k, [row.get(k) for row in kept]) for k in keys if k not in ("start_ns", "end_ns")]
@@ -69,7 +69,7 @@ def _table(key: str, rows: Sequence[Mapping[str, Any]], trace: Trace, index: int
         headers.insert(0, Column("at, s", numeric=True))
         for row, line in zip(kept, cells, strict=True):
             line.insert(0, _time_cell(row, trace, index))
-    return Table(units.spelled(key.split("_")), tuple(headers), tuple(map(tuple, cells)), len(rows) - len(kept))
+    return Table(shown(units.spelled(key.split("_"))), tuple(headers), tuple(map(tuple, cells)), len(rows) - len(kept))
 
 
 def column(key: str, values: Sequence[Any], beside: Sequence[Any] = ()) -> tuple[Column, list[Cell]]:
@@ -78,14 +78,14 @@ def column(key: str, values: Sequence[Any], beside: Sequence[Any] = ()) -> tuple
     numbers = [v for v in values if is_number(v)]
     if not numbers:
         header = ", ".join(t for t in (means.label, means.full_unit()) if t)
-        return Column(header), [Cell("–" if v is None else _text(v)) for v in values]
+        return Column(shown(header)), [Cell("–" if v is None else _text(v)) for v in values]
     scale = units.scale(means.unit, beside or numbers) if means.scalable else units.Scale(means.unit)
     unit = means.full_unit(scale.unit)
     header = ", ".join(t for t in (means.label, unit) if t) or key
     if means.unit == "×":
         header = means.label
     whole = not means.unit and all(isinstance(v, int) for v in numbers)
-    return Column(header, numeric=True), [_number_cell(v, means, scale, whole=whole) for v in values]
+    return Column(shown(header), numeric=True), [_number_cell(v, means, scale, whole=whole) for v in values]
 
 
 def _number_cell(value: Any, means: units.Meaning, scale: units.Scale, *, whole: bool) -> Cell:
@@ -106,7 +106,7 @@ def _text(value: Any) -> str:
     return shown(str(value))
 
 
-def _time_cell(row: Mapping[str, Any], trace: Trace, index: int) -> Cell:
+def _time_cell(row: Mapping[str, Any], trace: Trace | None, index: int) -> Cell:
     start = row.get("start_ns")
     if not isinstance(start, int):
         return Cell("–")
@@ -114,6 +114,5 @@ def _time_cell(row: Mapping[str, Any], trace: Trace, index: int) -> Cell:
     if not isinstance(end, int):
         length = next((row[k] * 1000 for k in ("gap_us", "idle_us", "dur_us") if is_number(row.get(k))), 0)
         end = start + round(length)
-    return Cell(
-        f"{trace.source_time_s(start):.6f}", f"{start:,} ns from the trace's first event", Place(index, start, end)
-    )
+    seconds = start / 1e9 if trace is None else trace.source_time_s(start)
+    return Cell(f"{seconds:.6f}", f"{start:,} ns from the trace's first event", Place(index, start, end))

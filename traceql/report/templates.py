@@ -30,6 +30,7 @@ def environment() -> Environment:
     made.filters["tied"] = _tied
     made.filters["prose"] = _prose
     made.filters["capitalised"] = _capitalised
+    made.filters["uncapitalised"] = _uncapitalised
     made.filters["md_prose"] = markdown.prose
     made.globals["charts"] = charts
     return made
@@ -58,6 +59,10 @@ def _prose(text: str) -> Markup:
 
 def _capitalised(text: str) -> str:
     return text[:1].upper() + text[1:]
+
+
+def _uncapitalised(text: str) -> str:
+    return text[:1].lower() + text[1:]
 
 
 def _coordinate(value: float) -> str:

@@ -7,8 +7,8 @@ from rich.cells import cell_len, set_cell_size
 from traceql.report.model import Table
 
 _GUTTER = "  "
-_NARROWEST = 28
-"""A name column is not cut below this."""
+_NARROWEST = 15
+"""A name column is not cut below this; sooner, the last columns are left out."""
 
 
 def lines(table: Table, width: int, rows: int) -> tuple[list[str], list[str]]:

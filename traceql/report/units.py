@@ -13,7 +13,7 @@ _TIME = (("ns", 1.0), ("µs", 1e3), ("ms", 1e6), ("s", 1e9))
 _BYTES = (("B", 1.0), ("kB", 1e3), ("MB", 1e6), ("GB", 1e9), ("TB", 1e12))
 _FLOPS = (("FLOP", 1.0), ("MFLOP", 1e6), ("GFLOP", 1e9), ("TFLOP", 1e12))
 _SCALES = {unit: family for family in (_TIME, _BYTES, _FLOPS) for unit, _ in family}
-_COMFORTABLE = {"time": 10.0, "other": 1.0}
+_COMFORTABLE = 10.0
 """A time column changes to the next unit from 10 of it on: 4,080 and 1,420 µs stay; 23,500 µs becomes 23.5 ms."""
 
 _UNIT_WORDS: tuple[tuple[tuple[str, ...], str], ...] = (
@@ -89,21 +89,20 @@ class Scale:
     factor: float = 1.0
 
 
-def scale(unit: str, values: Iterable[float], *, comfortable: float | None = None) -> Scale:
-    """The unit of the same family in which the largest of ``values`` (given in ``unit``) reads best."""
+def scale(unit: str, values: Iterable[float], *, comfortable: float = _COMFORTABLE) -> Scale:
+    """The unit of the same family in which the largest of ``values`` (given in ``unit``) reads best.
+
+    From ms on, a time takes the next unit only when it is ``comfortable`` of it.
+    """
     family = _SCALES.get(unit)
     if family is None:
         return Scale(unit)
-    if comfortable is None:
-        comfortable = _COMFORTABLE["time" if family is _TIME else "other"]
     own = dict(family)[unit]
     largest = max((abs(v) for v in values if math.isfinite(v)), default=0.0) * own
-    chosen = family[0]
-    for name, size in family[1:]:
-        # the step from ns to µs comes at once: fractions of a µs are what profilers resolve
-        if largest >= size * (comfortable if family is _TIME and name != "µs" else 1.0):
-            chosen = (name, size)
-    return Scale(chosen[0], chosen[1] / own)
+    late = ("ms", "s")
+    fitting = [(name, size) for name, size in family if largest >= size * (comfortable if name in late else 1.0)]
+    name, size = fitting[-1] if fitting else family[0]
+    return Scale(name, size / own)
 
 
 def number(value: float) -> str:

@@ -62,4 +62,5 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
+ThreadingHTTPServer.request_queue_size = 256
 ThreadingHTTPServer(("127.0.0.1", int(words[words.index("--port") + 1])), Handler).serve_forever()

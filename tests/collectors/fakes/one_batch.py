@@ -1,6 +1,6 @@
 """Stands for sglang's one-batch benchmark: tells the options of one version, writes results and a small trace.
 
-FAKE_SGLANG: oom, hang, crash, notrace, port, stubborn (ignores interrupts and leaves a grandchild).
+FAKE_SGLANG: oom, hang, crash, notrace, skip, stubborn (ignores interrupts and leaves a grandchild).
 """
 
 import gzip
@@ -36,6 +36,9 @@ if failure == "oom":
 if failure == "crash":
     print("Traceback (most recent call last):\nValueError: something unheard of")
     sys.exit(3)
+if failure == "skip":
+    print(f"skipping ({values('--batch-size')[0]}, 512, 32) due to max batch size limit")
+    sys.exit(0)
 if failure == "stubborn":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -52,7 +55,18 @@ with Path(values("--result-filename")[0]).open("a") as results:
 if "--profile" in words and "CUDA_PROFILER" not in words and failure != "notrace":
     prefix = (values("--profile-filename-prefix") or values("--profile-prefix"))[0]
     stage = values("--profile-stage")[0]
-    name = f"{prefix}_batch{batch}_input{values('--input-len')[0]}_output{values('--output-len')[0]}_{stage}.trace.json.gz"
-    kernel = {"ph": "X", "cat": "kernel", "name": "gemm", "pid": 0, "tid": 7, "ts": 1.0, "dur": 2.0, "args": {"device": 0}}
+    name = (
+        f"{prefix}_batch{batch}_input{values('--input-len')[0]}_output{values('--output-len')[0]}_{stage}.trace.json.gz"
+    )
+    kernel = {
+        "ph": "X",
+        "cat": "kernel",
+        "name": "gemm",
+        "pid": 0,
+        "tid": 7,
+        "ts": 1.0,
+        "dur": 2.0,
+        "args": {"device": 0},
+    }
     with gzip.open(Path(os.environ["SGLANG_TORCH_PROFILER_DIR"]) / name, "wt") as file:
         json.dump({"schemaVersion": 1, "deviceProperties": [], "traceEvents": [kernel]}, file)

@@ -1,0 +1,155 @@
+"""
+## What it does
+Finds decode steps that are launched kernel by kernel instead of replayed from a CUDA graph: all of them, or those of
+batch sizes that no graph was captured for.
+
+## Why it matters
+A decode step is hundreds of kernels of a few microseconds. One graph launch replaces hundreds of launch calls and the
+framework code between them. A server that had captured graphs up to batch size 32 took 31 ms for a step of 48
+requests, against 6 ms for one of 24 (both profiled).
+
+## How it is measured
+A decode step (also the draft and verify steps of speculative decoding) is *uncaptured* when it has no graph launch and
+at least `min-launches-count` kernel launch calls. The rule fires when the uncaptured steps take at least
+`min-share-pct` of the time of all steps of their kind, and the GPU is idle for at least `min-idle-pct` of the period of
+the median one: a step that keeps the GPU busy loses nothing to its launches. The cost shown is GPU idle time a step,
+uncaptured less replayed, median against median: batch sizes may differ, and GPU time with them, idle time hardly.
+
+`min-idle-pct` is 10: decode steps of an 8B-parameter model launched kernel by kernel left an H200 idle for 81-87 % of
+the period, and for 16 % where one rank's collectives waited for the other; a driver program that launches 98 kernels a
+step from C, 14 %. `min-launches-count` is 20: a step around one graph still had 7 or 8 launches of its own.
+
+No saving is estimated: the idle time is counted by launch-gap (TQL101) and step-bubble (TQL103).
+
+## Known problems
+The profiler slows the host more than the GPU, so the idle time is larger than in production (profiler-distortion,
+TQL902). Steps whose tokens are unknown have no kind and are not looked at. One captured segment makes a step captured:
+what a piecewise graph leaves outside is graph-segment-boundary's (TQL201).
+
+## How to fix
+Capture the batch sizes that are served. SGLang: `--cuda-graph-max-bs` or `--cuda-graph-bs`, and no
+`--disable-cuda-graph`; vLLM: `cudagraph_capture_sizes` in the compilation config, and no `--enforce-eager`. Each graph
+costs memory; pad the batch to the next captured size in between.
+
+## References
+CUDA programming guide, "CUDA Graphs"; SGLang server arguments; vLLM documentation, "CUDA Graphs".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import polars as pl
+
+from traceql.derived.step_costs import Median, median_steps
+from traceql.derived.steps import steps
+from traceql.finding import Finding, Severity
+from traceql.rule import NotApplicableError, Rule, option
+from traceql.trace import Trace
+
+_KINDS = ["decode", "verify", "draft"]
+_FIXES = {
+    False: "Turn CUDA graphs on for decode (SGLang: no --disable-cuda-graph; vLLM: no --enforce-eager).",
+    True: "Capture a graph for these batch sizes too (SGLang: --cuda-graph-max-bs, --cuda-graph-bs; vLLM: "
+    "cudagraph_capture_sizes), or pad the batch to a captured size.",
+}
+"""Whether any step is replayed → what to do."""
+
+
+class UncapturedDecode(Rule):
+    code = "TQL202"
+    name = "uncaptured-decode"
+    summary = "Decode steps are launched kernel by kernel instead of replayed from a CUDA graph."
+    severity = Severity.WARNING
+    needs = ("gpu_rows", "host_calls", "launch_links", "steps")
+
+    @dataclass(frozen=True)
+    class Options:
+        min_share_pct: float = option(5.0, "share of the time of all steps of the kind that uncaptured steps must take")
+        min_idle_pct: float = option(10.0, "share of the period the GPU is idle in the median uncaptured step")
+        min_launches_count: float = option(20, "kernel launch calls that a step without a graph launch must have")
+
+    def check(self, trace: Trace, options: Options) -> Iterator[Finding]:
+        decode = steps(trace).filter(pl.col("kind").is_in(_KINDS), pl.col("period_ns") > 0)
+        if decode.is_empty():
+            raise NotApplicableError("no decode step in the trace")
+        eager = (pl.col("graph_launches") == 0) & (pl.col("launch_calls") >= options.min_launches_count)
+        told = decode.with_columns(eager=eager)
+        time = told.group_by("kind").agg(
+            share=100 * pl.col("period_ns").filter("eager").sum() / pl.col("period_ns").sum()
+        )
+        shares = dict(time.select("kind", "share").rows())
+        idle = told.filter("eager").select("step_id", value="gpu_idle_ns")
+        for median in median_steps(trace, idle, given_only=True):
+            if shares[median.kind] >= options.min_share_pct and median.share_pct >= options.min_idle_pct:
+                yield self._finding(median, told.filter(pl.col("kind") == median.kind))
+
+    def _finding(self, median: Median, told: pl.DataFrame) -> Finding:
+        eager = told.filter("eager")
+        replayed = told.filter(pl.col("graph_launches") > 0)
+        step = eager.row(by_predicate=pl.col("step_id") == median.step_id, named=True)
+        usual = replayed["gpu_idle_ns"].median()
+        idle_us = median.value / 1000
+        replayed_us = usual / 1000 if isinstance(usual, (int, float)) else None
+        sizes, graphs = (_sizes(frame) for frame in (eager, replayed))
+        message = (
+            f"{_count(eager.height, told.height)} {median.kind} steps are launched kernel by kernel"
+            f"{f' (batch size {sizes})' if sizes else ''}, {step['launch_calls']} launches each: the GPU is idle "
+            f"{idle_us / 1000:.2f} ms of {median.period_ns / 1e6:.2f} ms"
+        )
+        message += (
+            f"; steps replayed from a graph{f' (batch size {graphs})' if graphs else ''} leave it idle "
+            f"{replayed_us / 1000:.2f} ms."
+            if replayed_us is not None
+            else "."
+        )
+        return self.finding(
+            message,
+            key=(median.kind,),
+            subject=f"{median.kind} steps of batch size {sizes}" if sizes else f"{median.kind} steps",
+            step_id=median.step_id,
+            start_ns=step["start_ns"],
+            end_ns=step["start_ns"] + step["period_ns"],
+            certainty="exact",
+            evidence={
+                "uncaptured_steps": eager.height,
+                "replayed_steps": replayed.height,
+                "steps": told.height,
+                "launches_per_step": step["launch_calls"],
+                "gpu_idle_us_per_step": idle_us,
+                "replayed_gpu_idle_us_per_step": replayed_us,
+                "extra_idle_us_per_step": None if replayed_us is None else idle_us - replayed_us,
+                "idle_share_of_period_pct": median.share_pct,
+                "by_batch_size": _by_batch_size(told),
+            },
+            advice=[_FIXES[not replayed.is_empty()]],
+        )
+
+
+def _count(some: int, all_: int) -> str:
+    return f"All {all_}" if some == all_ else f"{some} of {all_}"
+
+
+def _sizes(steps_: pl.DataFrame) -> str:
+    """The batch sizes of these steps, at most five of them."""
+    sizes = steps_["batch_size"].drop_nulls().unique().sort().to_list()
+    return ", ".join(map(str, sizes[:5])) + (" …" if len(sizes) > 5 else "")
+
+
+def _by_batch_size(told: pl.DataFrame) -> list[dict[str, object]]:
+    us = [
+        pl.col(f"{c}_ns").median().truediv(1000).alias(f"median_{c}_us") for c in ("gpu_busy", "gpu_idle", "period")
+    ]
+    table = (
+        told.with_columns(launched=pl.when("eager").then(pl.lit("kernel by kernel")).otherwise(pl.lit("graph")))
+        .group_by("batch_size", "launched")
+        .agg(
+            pl.len().cast(pl.Int64).alias("steps"),
+            pl.col("launch_calls").median().alias("launches_per_step"),
+            pl.col("graph_launches").median().alias("graph_launches_per_step"),
+            *us,
+        )
+        .sort("batch_size", "launched")
+    )
+    return list(table.head(12).rows(named=True))

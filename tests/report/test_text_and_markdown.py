@@ -1,0 +1,88 @@
+"""The note and the Markdown against golden files, and what they must say in special cases.
+
+Set TRACEQL_UPDATE_GOLDEN=1 to write the golden files anew; read the difference before committing it.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import pytest
+from report.made import info_finding, opaque_trace, report_of, small_report, small_trace
+from rich.console import Console
+
+from traceql import __version__
+from traceql.report.text import print_report
+from traceql.report.view import build
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.mark.parametrize(("format", "name"), [("text", "small.txt"), ("markdown", "small.md")])
+def test_golden(format: str, name: str) -> None:
+    rendered = small_report().render(format).replace(f"traceql {__version__}", "traceql VERSION")
+    if os.environ.get("TRACEQL_UPDATE_GOLDEN"):
+        (GOLDEN / name).write_text(rendered, encoding="utf-8")
+    assert rendered == (GOLDEN / name).read_text(encoding="utf-8")
+
+
+def test_renderings_do_not_disagree() -> None:
+    report = small_report()
+    view = build(report, timeline=False)
+    texts = {format: report.render(format) for format in ("text", "markdown", "html")}
+    said = [view.verdict, *(f.value for f in view.headline), *(c.message for c in view.cards)]
+    for format, text in texts.items():
+        flat = " ".join(text.replace("\N{NO-BREAK SPACE}", " ").replace("\\", "").split())
+        assert [s for s in said if s not in flat] == [], format
+
+
+def test_text_has_no_colour_and_fits() -> None:
+    text = small_report().render("text")
+    assert "\x1b" not in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_console_decides_colour() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, color_system="truecolor", width=100)
+    print_report(small_report(), console)
+    assert "\x1b[" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_unrecorded_is_neither_busy_nor_idle() -> None:
+    report = report_of(opaque_trace(), findings=())
+    text = report.render("text")
+    assert "GPU busy not recorded" in text
+    assert "GPU busy 0" not in text
+    assert "100 %" not in text
+
+
+def test_no_findings_and_no_steps() -> None:
+    from traceql.testing import TraceBuilder
+
+    build = TraceBuilder()
+    build.launch("k", call_us=0, gpu_us=10, gpu_dur_us=5)
+    text = report_of(build.trace(), findings=()).render("text")
+    assert "No steps found" in text
+    assert "No findings." in text
+
+
+def test_empty_trace_in_every_format() -> None:
+    from traceql.testing import TraceBuilder
+
+    report = report_of(TraceBuilder(gpu=None).trace(), findings=())
+    assert "No GPU work in this trace" in report.render("text")
+    for format in ("html", "json", "markdown"):
+        assert report.render(format)
+
+
+def test_ranks_are_named_and_the_slowest_leads() -> None:
+    slow = small_trace("rank1.json", rank=1)
+    report = report_of(small_trace("rank0.json", rank=0), slow, findings=(info_finding(trace=1),))
+    view = build(report, timeline=False)
+    assert view.ranks is not None
+    assert view.ranks.title == "Ranks"
+    assert [trace.label for trace in view.traces] == ["rank 0", "rank 1"]
+    assert view.cards[0].trace == "rank 1"
+    assert "rank 1" in report.render("text")

@@ -1,0 +1,142 @@
+"""The rank test against brute force, published values, and its own promise: no more false alarms than stated."""
+
+from __future__ import annotations
+
+import random
+from itertools import combinations
+from math import comb
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from traceql.statistics import holm, judge, mann_whitney, shift_pct, smallest_p
+
+
+def brute(base: list[float], head: list[float]) -> float:
+    """Every way to deal the pooled values, ranks averaged over ties."""
+    pooled = base + head
+    ranks = [sum(v < x for v in pooled) + (sum(v == x for v in pooled) + 1) / 2 for x in pooled]
+    mean = len(base) * (len(pooled) + 1) / 2
+    observed = abs(sum(ranks[: len(base)]) - mean)
+    dealt = [abs(sum(ranks[i] for i in chosen) - mean) for chosen in combinations(range(len(pooled)), len(base))]
+    return sum(d >= observed - 1e-9 for d in dealt) / len(dealt)
+
+
+sides = st.lists(st.integers(0, 6).map(float), min_size=1, max_size=6)
+
+
+@given(base=sides, head=sides)
+@settings(max_examples=150, deadline=None)
+def test_equal_to_brute_force_with_ties(base: list[float], head: list[float]) -> None:
+    assert mann_whitney(base, head) == pytest.approx(brute(base, head), abs=1e-12)
+    assert mann_whitney(base, head) == pytest.approx(mann_whitney(head, base), abs=1e-12)
+
+
+@given(values=st.lists(st.floats(1, 100), min_size=2, max_size=11, unique=True), cut=st.integers(1, 10))
+@settings(max_examples=100, deadline=None)
+def test_equal_to_brute_force_without_ties(values: list[float], cut: int) -> None:
+    base, head = values[:cut], values[cut:]
+    if base and head:
+        assert mann_whitney(base, head) == pytest.approx(brute(base, head), abs=1e-12)
+
+
+def test_known_values() -> None:
+    low, high = [1.0, 2, 3, 4, 5], [6.0, 7, 8, 9, 10]
+    assert mann_whitney(low, high) == pytest.approx(2 / 252)
+    assert mann_whitney(low[:3], high[:3]) == pytest.approx(0.1)
+    assert mann_whitney([1.0, 2, 3, 4, 6], [5.0, 7, 8, 9, 10]) == pytest.approx(4 / 252)
+    assert mann_whitney([5.0] * 4, [5.0] * 4) == 1.0
+    assert mann_whitney([], [1.0]) == 1.0
+    many = [float(i) for i in range(60)]
+    assert mann_whitney(many[:30], many[30:]) == pytest.approx(2 / comb(60, 30), rel=1e-9)
+
+
+def test_smallest_p() -> None:
+    assert smallest_p(3, 3) == pytest.approx(0.10)
+    assert smallest_p(5, 5) == pytest.approx(0.0079, abs=1e-4)
+    assert smallest_p(1, 1) == 1.0
+    assert smallest_p(0, 5) == 1.0
+
+
+def test_holm() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def outcomes(base: list[float], head: list[float], **given_: float) -> str:
+    return judge({"step": (base, head)}, **given_)[0].outcome
+
+
+BASE = [7.20, 7.22, 7.25, 7.19, 7.23]
+
+
+def test_outcomes() -> None:
+    assert outcomes(BASE, [v * 1.05 for v in BASE]) == "slower"
+    assert outcomes(BASE, [v * 0.9 for v in BASE]) == "faster"
+    assert outcomes(BASE, [v * 1.012 for v in BASE]) == "small"
+    assert outcomes(BASE, list(reversed(BASE))) == "no difference"
+    assert outcomes(BASE[:3], [v * 2 for v in BASE[:3]]) == "inconclusive", "three against three cannot reach 0.05"
+    assert outcomes(BASE[:4], [v * 2 for v in BASE[:4]]) == "slower"
+    assert outcomes([7.2], [14.4]) == "inconclusive"
+    assert outcomes(BASE, [v * 1.05 for v in BASE], floor=1.0) == "small", "0.4 ms is below the absolute floor"
+
+
+def test_holm_is_over_the_metrics_judged_together() -> None:
+    slower = [v * 1.05 for v in BASE]
+    assert [j.outcome for j in judge({str(i): (BASE, slower) for i in range(6)})] == ["slower"] * 6
+    assert [j.outcome for j in judge({str(i): (BASE, slower) for i in range(7)})] == ["inconclusive"] * 7
+    alone, beside = judge({"a": (BASE, slower)})[0], judge({"a": (BASE, slower), "b": (BASE, BASE)})[0]
+    assert (alone.adjusted_p, beside.adjusted_p) == pytest.approx((2 / 252, 4 / 252))
+
+
+def test_change_and_interval() -> None:
+    change, low, high = shift_pct(BASE, [v * 1.05 for v in BASE])
+    assert change == pytest.approx(5, abs=0.01)
+    assert low is not None
+    assert high is not None
+    assert low < 5 < high
+    assert shift_pct(BASE[:3], BASE[:3])[1:] == (None, None)
+    assert shift_pct([], BASE) == (0.0, None, None)
+
+
+def test_the_interval_covers_as_stated() -> None:
+    random.seed(3)
+    inside = 0
+    for _ in range(600):
+        base = [random.lognormvariate(0, 0.02) for _ in range(6)]
+        head = [1.03 * random.lognormvariate(0, 0.02) for _ in range(6)]
+        _, low, high = shift_pct(base, head)
+        assert low is not None
+        assert high is not None
+        inside += low <= 3.0 <= high
+    assert inside / 600 >= 0.93
+
+
+@pytest.mark.parametrize("runs", [4, 5, 8])
+def test_false_alarms_stay_below_alpha(runs: int) -> None:
+    """Noise as machines make it: skewed, with a slow run now and then."""
+    random.seed(runs)
+
+    def run() -> float:
+        return 7.2 * random.lognormvariate(0, 0.01) * (1.1 if random.random() < 0.15 else 1.0)
+
+    rounds = 1500
+    alarms = sum(
+        outcomes([run() for _ in range(runs)], [run() for _ in range(runs)]) in ("slower", "faster")
+        for _ in range(rounds)
+    )
+    assert alarms / rounds <= 0.055
+
+
+def test_a_planted_regression_is_caught_and_none_invented() -> None:
+    random.seed(11)
+    caught = invented = 0
+    for _ in range(300):
+        runs = [7.2 * random.lognormvariate(0, 0.003) for _ in range(10)]
+        random.shuffle(runs)
+        caught += outcomes(runs[:5], [1.03 * r for r in runs[5:]]) == "slower"
+        invented += outcomes(runs[:5], runs[5:]) in ("slower", "faster")
+    assert caught / 300 > 0.9
+    assert invented / 300 <= 0.05

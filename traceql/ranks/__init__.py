@@ -1,0 +1,5 @@
+"""Several ranks of one job: which traces belong together, their clocks, and who waits for whom.
+
+Everything here works on digests: what one trace is reduced to, small enough to send between machines. The result is the
+same whether the digests were made in this process or by workers.
+"""

@@ -1,0 +1,164 @@
+"""What communication costs a step on each rank of a job: transfer apart from waiting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import polars as pl
+
+from traceql.ranks.jobs import Job
+from traceql.ranks.matching import matches
+
+
+@lru_cache(maxsize=8)
+def collective_costs(job: Job) -> pl.DataFrame:
+    """Every collective inside a step of every rank, with ``member`` (place in the job).
+
+    The columns of a digest's collectives, with ``transfer_ns`` the shortest duration among the ranks where the
+    collective was matched (``matched``), else the shortest of its kind in the trace; ``waiting_ns`` the rest of its
+    duration; ``exposed_transfer_ns`` and ``exposed_waiting_ns``: waiting comes first, so what is hidden is taken off it.
+    """
+    parts = []
+    among_ranks = matches(job).rows.select("member", "collective_id", among_ns="transfer_ns")
+    for member, rank in enumerate(job.ranks):
+        mine = among_ranks.filter(pl.col("member") == member).drop("member")
+        rows = rank.collectives.filter(pl.col("step_id").is_not_null())
+        parts.append(
+            rows.join(mine, on="collective_id", how="left", maintain_order="left").with_columns(
+                member=pl.lit(member, pl.Int64),
+                matched=pl.col("among_ns").is_not_null(),
+                transfer_ns=pl.coalesce("among_ns", "transfer_ns"),
+            )
+        )
+    exposed_transfer = pl.min_horizontal("exposed_ns", "transfer_ns")
+    return (
+        pl.concat(parts)
+        .drop("among_ns")
+        .with_columns(
+            waiting_ns=pl.col("dur_ns") - pl.col("transfer_ns"),
+            exposed_transfer_ns=exposed_transfer,
+            exposed_waiting_ns=pl.col("exposed_ns") - exposed_transfer,
+        )
+    )
+
+
+SUMS = ("transfer_ns", "waiting_ns", "exposed_transfer_ns", "exposed_waiting_ns", "hidden_ns", "early_ns")
+
+
+@lru_cache(maxsize=8)
+def step_costs(job: Job) -> pl.DataFrame:
+    """Every step of every rank that communicates: member, the columns of a digest's steps, collectives, the sums of
+    ``collective_costs`` (SUMS). The first step of a capture is left out where its kind has others: it absorbs the skew
+    with which the ranks started to record."""
+    sums = (
+        collective_costs(job)
+        .group_by("member", "step_id")
+        .agg(collectives=pl.len().cast(pl.Int64), **{name: pl.col(name).sum() for name in SUMS})
+    )
+    steps = pl.concat(
+        rank.steps.with_columns(member=pl.lit(member, pl.Int64), first=pl.col("step_id") == pl.col("step_id").min())
+        for member, rank in enumerate(job.ranks)
+    )
+    joined = steps.filter(pl.col("period_ns") > 0).join(sums, on=["member", "step_id"], how="inner")
+    others = (~pl.col("first")).any().over("member", "kind")
+    return joined.filter(~(pl.col("first") & others)).drop("first").sort("member", "step_id")
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """The step that stands for one kind of step of a job: the median by ``share_pct`` on the rank where that is highest.
+
+    ``row`` is its row of ``step_costs``; ``steps`` how many there were on that rank; ``ranks`` one row a rank with the
+    medians of SUMS, period and share.
+    """
+
+    member: int
+    kind: str | None
+    share_pct: float
+    steps: int
+    row: dict[str, int]
+    ranks: pl.DataFrame
+
+    @property
+    def label(self) -> str:
+        return f"{self.kind} step" if self.kind else "step"
+
+
+def median_costs(job: Job, part: pl.Expr, whole: pl.Expr) -> list[StepCost]:
+    """For each kind of step, in order of its total time: the step whose part / whole is the median (the upper of two
+    middle ones), on the rank with the largest median."""
+    shared = step_costs(job).with_columns(share=part / whole).filter(pl.col("share").is_finite())
+    found = []
+    for (kind,), rows in shared.group_by("kind", maintain_order=True):
+        ranks = (
+            rows.sort("share", "step_id")
+            .group_by("member", maintain_order=True)
+            .agg(
+                pl.col("share", "step_id").get(pl.len() // 2),
+                pl.col(*SUMS, "period_ns", "compute_ns").median(),
+                steps=pl.len(),
+            )
+            .sort(["share", "member"], descending=[True, False])
+        )
+        top = ranks.row(0, named=True)
+        row = rows.filter((pl.col("member") == top["member"]) & (pl.col("step_id") == top["step_id"]))
+        cost = StepCost(
+            top["member"], kind, 100 * top["share"], top["steps"], row.row(0, named=True), ranks.sort("member")  # type: ignore[arg-type]
+        )
+        found.append((int(rows["period_ns"].sum()), cost))
+    return [cost for _, cost in sorted(found, key=lambda pair: -pair[0])]
+
+
+def by_collective(job: Job, cost: StepCost) -> pl.DataFrame:
+    """The collectives of one step by operation, kernel and size: op, what, bytes, calls, sums, and
+    ``bus_gb_per_s`` (over the transfer, waiting not counted); most exposed transfer first."""
+    rows = collective_costs(job).filter(
+        (pl.col("member") == cost.member) & (pl.col("step_id") == cost.row["step_id"])
+    )
+    return (
+        rows.group_by("op", "what", "bytes", "key")
+        .agg(
+            calls=pl.len().cast(pl.Int64),
+            bus=(pl.col("bytes") * pl.col("bus_factor")).sum(),
+            bus_known=pl.col("bus_factor").is_not_null().all() & pl.col("bytes").is_not_null().all(),
+            **{name: pl.col(name).sum() for name in SUMS},
+        )
+        .with_columns(
+            bus_gb_per_s=pl.when(pl.col("bus_known") & (pl.col("transfer_ns") > 0)).then(
+                pl.col("bus") / pl.col("transfer_ns")
+            )
+        )
+        .sort(pl.col("exposed_transfer_ns") * -1, "op", "bytes", "key")
+    )
+
+
+def per_layer(job: Job, cost: StepCost) -> dict[str, float | int]:
+    """Median communication of a layer beside the layer's wall time, empty where no layers were found."""
+    rows = collective_costs(job).filter(
+        (pl.col("member") == cost.member) & (pl.col("step_id") == cost.row["step_id"]) & pl.col("layer").is_not_null()
+    )
+    if rows.is_empty():
+        return {}
+    layers = rows.group_by("layer").agg(
+        pl.col("layer_dur_ns").first(),
+        pl.len().alias("calls"),
+        pl.col("transfer_ns", "exposed_transfer_ns", "exposed_waiting_ns").sum(),
+    )
+    medians = layers.select(pl.col(pl.Int64).median() / 1000, pl.col("calls").median().alias("count")).row(0, named=True)
+    return {
+        "layers": layers.height,
+        "collectives_per_layer": round(medians["count"]),
+        "transfer_us_per_layer": medians["transfer_ns"],
+        "exposed_us_per_layer": medians["exposed_transfer_ns"],
+        "waiting_us_per_layer": medians["exposed_waiting_ns"],
+        "layer_wall_us": medians["layer_dur_ns"],
+    }
+
+
+def alignment(job: Job) -> dict[str, float]:
+    """How well the ranks' clocks agree, for the evidence; empty for one rank."""
+    found = matches(job)
+    if found.end_skew_ns is None:
+        return {}
+    return {"clock_error_us": found.end_skew_ns / 1000, "unmatched_collectives": found.unmatched}

@@ -1,0 +1,62 @@
+"""Which digests are the ranks of one job."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from traceql.ranks.digest import RankDigest
+
+_RANK_IN_NAME = re.compile(r"(rank|tp)[-_]?\d+", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Ranks that ran together, in order of rank; a trace that has no peers is a job of one."""
+
+    ranks: tuple[RankDigest, ...]
+
+    @property
+    def several(self) -> bool:
+        return len(self.ranks) > 1
+
+    @property
+    def label(self) -> str:
+        return f"{len(self.ranks)} ranks" if self.several else self.ranks[0].label
+
+
+def jobs(digests: Sequence[RankDigest]) -> list[Job]:
+    """Digests that communicate, put together by rank, world size and time.
+
+    Two belong to one job when their ranks differ, their world sizes do not, and their captures overlap in time by the
+    wall clock; where a file does not tell the time, when their names differ in the rank alone.
+    """
+    found: list[dict[int | None, RankDigest]] = []
+    for digest in sorted(digests, key=lambda d: (d.origin_unix_ns or 0, d.rank or 0, d.index)):
+        if digest.collectives.is_empty():
+            continue
+        home = next((j for j in found if digest.rank not in j and _together(digest, next(iter(j.values())))), None)
+        if home is None:
+            found.append({digest.rank: digest})
+        else:
+            home[digest.rank] = digest
+    ordered = [Job(tuple(job[rank] for rank in sorted(job, key=lambda rank: rank or 0))) for job in found]
+    return sorted(ordered, key=lambda job: job.ranks[0].index)
+
+
+def _together(one: RankDigest, other: RankDigest) -> bool:
+    if one.rank is None or other.rank is None:
+        return False
+    if one.index == other.index:
+        return True  # devices of one file
+    if None not in (one.world_size, other.world_size) and one.world_size != other.world_size:
+        return False
+    if one.origin_unix_ns is None or other.origin_unix_ns is None:
+        return _nameless(one) == _nameless(other)
+    begin = max(one.origin_unix_ns, other.origin_unix_ns)
+    return begin < min(one.origin_unix_ns + one.span_ns, other.origin_unix_ns + other.span_ns)
+
+
+def _nameless(digest: RankDigest) -> str:
+    return _RANK_IN_NAME.sub("#", digest.name)
