@@ -94,9 +94,15 @@ _PATTERNS: tuple[tuple[str, str, str], ...] = (
         "download it first and give its folder to --model, or leave --model out for the built-in dummy shape",
     ),
     (r"gated repo|401 Client Error", "the model is gated", "accept its licence and log in (`hf auth login`)"),
+    # Nsight Compute's own
+    (
+        r"==ERROR== Failed to profile \"(?P<detail>[^\"]+)\"",
+        "ncu could not replay a kernel, most often because all GPU memory must be saved before each replay",
+        "leave GPU memory free: a smaller KV cache (-- --max-total-tokens N) or a smaller model",
+    ),
     # the program's own build
     (
-        r"No module named 'sgl_kernel\.flash_(?:ops|attn)'|flash_ops|Can not import FA3",
+        r"No module named 'sgl_kernel\.flash_(?:ops|attn)'|(?m:^\w*Error: .*(?:flash_ops|Can not import FA3))",
         "this sglang has no FlashAttention 3 kernels",
         "choose another: --attention-backend flashinfer (or triton)",
     ),

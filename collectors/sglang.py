@@ -95,7 +95,7 @@ def _choices(help_text: str) -> dict[str, tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class Profile:
-    """What the benchmark is to record, and how: torch (it writes the trace) or cuda (nsys and ncu watch)."""
+    """What the benchmark is to record, and how: torch (it writes the trace), nsys or ncu (they watch)."""
 
     kind: str
     folder: Path
@@ -133,9 +133,19 @@ def profile_command(
         argv.append("--profile-record-shapes")
     else:
         argv += ["--profile-activities", "CUDA_PROFILER"]
+    if profile.kind == "ncu" and "--max-total-tokens" not in workload.extra:
+        argv += ["--max-total-tokens", str(_replayable_tokens(workload, batch))]
     if installation.chooses_steps and profile.stage != "prefill":
         argv += ["--profile-start-step", str(profile.start_step), "--profile-steps", str(profile.steps)]
     return Command((*argv, *workload.extra), {"SGLANG_TORCH_PROFILER_DIR": str(profile.folder)})
+
+
+def _replayable_tokens(workload: Workload, batch: int) -> int:
+    """KV cache for twice the tokens of the run: ncu saves all GPU memory before each replay of a kernel.
+
+    With sglang's usual cache of most of the GPU, the first replay of a 16 GB model on a 141 GB GPU failed.
+    """
+    return 2 * batch * ((workload.input_len or 1024) + workload.output_len)
 
 
 def _profiled_output(installation: Installation, profile: Profile) -> int:

@@ -129,7 +129,7 @@ def _torch_work(plan: Plan, mode: str) -> Work:
 def _nsys_work(plan: Plan, mode: str, tool: Tool) -> Work:
     def build(folder: Path) -> Command:
         return nsys.command(
-            tool, _bench(plan, mode, "cuda", folder), folder / f"sglang-{mode}", graph_trace=plan.graph_trace,
+            tool, _bench(plan, mode, "nsys", folder), folder / f"sglang-{mode}", graph_trace=plan.graph_trace,
             capture_range=True, cpu_samples=plan.cpu_samples,
         )  # fmt: skip
 
@@ -143,7 +143,7 @@ def _nsys_work(plan: Plan, mode: str, tool: Tool) -> Work:
 def _ncu_work(plan: Plan, mode: str, tool: Tool) -> Work:
     def build(folder: Path) -> Command:
         return ncu.command(
-            tool, _bench(plan, mode, "cuda", folder), folder / f"sglang-{mode}-{plan.ncu_preset}",
+            tool, _bench(plan, mode, "ncu", folder), folder / f"sglang-{mode}-{plan.ncu_preset}",
             kernels=ncu.PRESETS[plan.ncu_preset], count=plan.ncu_count, skip=plan.ncu_skip, from_start=False,
         )  # fmt: skip
 

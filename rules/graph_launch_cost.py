@@ -72,7 +72,9 @@ class GraphLaunchCost(Rule):
             later.group_by("step_id")
             .agg(pl.col("host_ns", "idle_ns").sum())
             .join(waited_in_period(trace), on="step_id", how="left")
-            .with_columns(spent=pl.when(pl.col("waited_ns").fill_null(0) < pl.col("host_ns")).then("host_ns").otherwise(0))
+            .with_columns(
+                spent=pl.when(pl.col("waited_ns").fill_null(0) < pl.col("host_ns")).then("host_ns").otherwise(0)
+            )
             .with_columns(value=pl.max_horizontal("idle_ns", "spent"))
         )
         for median in median_steps(trace, per_step, given_only=True):

@@ -86,7 +86,7 @@ class GraphSegmentBoundary(Rule):
             f"{idle / 1000:,.0f} µs, {eager / 1000:,.0f} µs of eager work; "
         )
         message += (
-            f"the host is late at {late_count} of them ({late_ns / 1000:,.0f} µs), mostly in {activity}."
+            f"the host is late at {late_count} of them ({late_ns / 1000:,.0f} µs), mostly in {activity!s}."
             if late_count
             else "the host is late at none of them."
         )

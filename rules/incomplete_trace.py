@@ -86,4 +86,3 @@ class IncompleteTrace(Rule):
             evidence=evidence,
             advice=["Record again and let the profiler finish; until then read every sum here as a lower bound."],
         )
-

@@ -50,7 +50,9 @@ class MissingInformation(Rule):
             first = next((need for need in rule.needs if lacks(trace, need)), None)
             if first is not None and how_to_record(trace, first):
                 abstained.setdefault(first, []).append(f"{rule.code} {rule.name}")
-        blunt = [need for need in _SHARPENING if need not in abstained and lacks(trace, need) and how_to_record(trace, need)]
+        blunt = [
+            need for need in _SHARPENING if need not in abstained and lacks(trace, need) and how_to_record(trace, need)
+        ]
         missing = [*abstained, *blunt]
         if missing:
             count = sum(map(len, abstained.values()))

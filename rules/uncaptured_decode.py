@@ -138,9 +138,7 @@ def _sizes(steps_: pl.DataFrame) -> str:
 
 
 def _by_batch_size(told: pl.DataFrame) -> list[dict[str, object]]:
-    us = [
-        pl.col(f"{c}_ns").median().truediv(1000).alias(f"median_{c}_us") for c in ("gpu_busy", "gpu_idle", "period")
-    ]
+    us = [pl.col(f"{c}_ns").median().truediv(1000).alias(f"median_{c}_us") for c in ("gpu_busy", "gpu_idle", "period")]
     table = (
         told.with_columns(launched=pl.when("eager").then(pl.lit("kernel by kernel")).otherwise(pl.lit("graph")))
         .group_by("batch_size", "launched")

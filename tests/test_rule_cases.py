@@ -1,7 +1,11 @@
-"""Every rule against its YAML cases: tests/cases/<CODE>/*.yml, each a small trace and what the rule must say of it."""
+"""Every rule against its YAML cases: tests/cases/<CODE>/*.yml, each a small trace and what the rule must say of it.
+
+``traces`` in place of ``trace`` holds the ranks of a job; ``files`` are written beside the trace: a manifest, a log.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +14,7 @@ import pytest
 import yaml
 
 from traceql import engine, registry
+from traceql.opening import TraceSet
 from traceql.reporting import analyze
 from traceql.suppressions import Suppression
 from traceql.testing import trace_from
@@ -24,13 +29,23 @@ def _close(actual: Any, expected: Any) -> bool:
     return bool(actual == expected)
 
 
+def _outcomes(case: dict[str, Any], folder: Path, selection: engine.Selection) -> list[list[engine.Outcome]]:
+    """Of each trace; a rule over all of them has its one outcome with the first."""
+    for name, text in case.get("files", {}).items():
+        (folder / name).write_text(text)
+    specs = case.get("traces") or [case["trace"]]
+    traces = [dataclasses.replace(trace_from(spec), path=folder / "built.json") for spec in specs]
+    outcomes = analyze(TraceSet(tuple(traces)), selection=selection).outcomes
+    return [list(of_trace) for of_trace in outcomes if of_trace]
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}-{p.stem}")
-def test_case(path: Path) -> None:
+def test_case(path: Path, tmp_path: Path) -> None:
     case = yaml.safe_load(path.read_text())
     rule = registry.rules()[path.parent.name]
     suppress = msgspec.convert(case.get("suppress", []), list[Suppression])
     selection = engine.Selection([rule], options={rule.code: case.get("options", {})}, suppressions=suppress)
-    ((outcome,),) = analyze(trace_from(case["trace"]), selection=selection).outcomes
+    ((outcome,),) = _outcomes(case, tmp_path, selection)
     assert outcome.traceback is None, outcome.traceback
     assert outcome.outcome == case["outcome"], (outcome.reason, [f.message for f in outcome.findings])
     assert case.get("reason", "") in (outcome.reason or "")

@@ -61,7 +61,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Contribution:
-    """One part of the periods: device time by ``what`` (gpu or idle), role and, where split so far, name."""
+    """One part of the periods: device time by ``what`` (gpu, idle or unrecorded), role and, where split so far, name."""
 
     what: str
     role: str
@@ -262,7 +262,7 @@ def _notes(base: Side, head: Side) -> list[str]:
     notes = [f"Not the same conditions: {', '.join(differing)}."] if differing else []
     for which, side in (("base", base), ("head", head)):
         parts = period_parts(side.trace, side.step_id)
-        hidden = int(parts.filter(pl.col("role") == "opaque replay")["ns"].sum())
+        hidden = int(parts.filter(pl.col("what") == "unrecorded")["ns"].sum())
         if hidden:
             notes.append(
                 f"{which}: {hidden / 1000:,.0f} µs of the step may be graph replays that left no device record; "

@@ -23,6 +23,8 @@ _LABELS = {
     "synchronizes": "Synchronising calls", "idle_at_boundaries_ns": "Idle at graph boundaries", "layer_busy_ns": "GPU busy per layer",
 }  # fmt: skip
 
+_WHATS = {"gpu": "GPU", "unrecorded": "not recorded"}
+
 _WORDS = {
     "slower": "slower",
     "faster": "faster",
@@ -171,7 +173,7 @@ def _columns(*headers: str, text: int = 1) -> tuple[Column, ...]:
 
 
 def _role(what: str, role: str) -> str:
-    return f"idle: {role}" if what == "idle" else f"GPU: {role}"
+    return f"{_WHATS.get(what, what)}: {role}"
 
 
 def _us(ns: float) -> str:

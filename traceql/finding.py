@@ -65,6 +65,11 @@ class Finding:
     certainty: Certainty = "exact"
     source_time_s: float | None = None
 
+    def _repr_html_(self) -> str:
+        from traceql.notebook import finding_html
+
+        return finding_html(self)
+
 
 def fingerprint(*parts: str | int | None) -> str:
     """16 hex digits that name a problem: give it codes, names and shapes, never times, counts or ids."""

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from traceql import schema
+from traceql import run_manifest, schema
 from traceql.errors import TraceqlError, UnreadableTraceError
 from traceql.loaders import registry
 from traceql.trace import Trace
+
+if TYPE_CHECKING:
+    from traceql.ranks.jobs import Job
+    from traceql.ranks.matching import Matches
 
 PathArgument = str | PathLike[str]
 
@@ -51,17 +56,18 @@ def open_all(paths: list[Path], *, strict: bool = False, cache: bool = False) ->
                 raise
             unreadable.append(str(error))
             continue
-        found = 0
+        found: list[Trace] = []
         for member in members:
             try:
-                traces.append(_open_file(member, cache=cache))
-                found += 1
+                found.append(_open_file(member, cache=cache))
             except TraceqlError as error:
                 if strict and not inside:
                     raise
                 unreadable.append(str(error))
         if strict and not found:
             raise UnreadableTraceError(unreadable[-1])
+        manifest = run_manifest.read(path) if inside else None
+        traces += found if manifest is None else run_manifest.noted(found, manifest)
     traces.sort(key=lambda t: (t.rank is not None, t.rank or 0, str(t.path)))
     return Opened(tuple(traces), tuple(unreadable))
 
@@ -106,7 +112,20 @@ class TraceSet:
 
     def table(self, name: str) -> pl.DataFrame:
         """The table of every trace, concatenated in order of rank."""
+        if name == "collective_matches":
+            return pl.concat([schema.TABLES[name].conform(found.rows) for _, found in self.matched])
         return pl.concat([trace.table(name) for trace in self.traces])
+
+    @cached_property
+    def matched(self) -> tuple[tuple[Job, Matches], ...]:
+        """The jobs among the traces, each with its collectives matched across ranks and the ranks' clocks."""
+        from traceql.ranks.digest import digests
+        from traceql.ranks.jobs import Job, jobs
+        from traceql.ranks.matching import matches
+
+        made = [digest for index, trace in enumerate(self.traces) for digest in digests(trace, index)]
+        found = jobs(made) or [Job(tuple(made))]
+        return tuple((job, matches(job)) for job in found)
 
     def __getattr__(self, name: str) -> pl.LazyFrame:
         if name.startswith("_") or name not in schema.TABLES:

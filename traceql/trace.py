@@ -157,3 +157,8 @@ class Trace:
         Nsight Systems shows the session clock; Perfetto and the Chrome viewer count from the first event.
         """
         return (start_ns + (self.source_offset_ns if self.source == "nsys" else 0)) / 1e9
+
+    def _repr_html_(self) -> str:
+        from traceql.notebook import trace_html
+
+        return trace_html(self)

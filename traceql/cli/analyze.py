@@ -34,6 +34,7 @@ _FORMATS = ["html", "json", "text", "markdown"]
 @click.pass_context
 def analyze(
     context: click.Context,
+    *,
     paths: tuple[Path, ...],
     format_: str | None,
     output: Path | None,
@@ -77,7 +78,7 @@ def analyze(
         if not quiet:
             click.echo(f"wrote {output}", err=True)
     elif format_ is not None:
-        click.echo(report.render(format_), nl=format_ != "text")
+        click.echo(report.render(format_), nl=False)
     else:
         written = report.save(Path("report.html"))
         if not quiet:

@@ -62,6 +62,7 @@ class _Output(click.ParamType[Any]):
 @click.pass_context
 def lint(
     context: click.Context,
+    *,
     paths: tuple[Path, ...],
     format_: str,
     outputs: tuple[tuple[str, Path], ...],

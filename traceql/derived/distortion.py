@@ -8,10 +8,8 @@ from traceql.derived import intervals, memoised
 from traceql.derived.compilation import LOADING
 from traceql.derived.host import placed_overheads
 from traceql.derived.steps import marks, steps
+from traceql.run_manifest import UNPROFILED
 from traceql.trace import Trace
-
-UNPROFILED = "unprofiled_step_ms"
-"""Key of the metadata table under which a collector states the median step time of the same run without a profiler."""
 
 _NOT_PROFILER = rf"{LOADING}|(?i)command buffer full"
 """Overhead rows that are the program's own: kernels loaded on first use, launches that wait for room in the queue."""
@@ -43,7 +41,6 @@ def step_overheads(trace: Trace) -> pl.DataFrame:
         .with_columns(end_ns=pl.col("start_ns") + pl.col("dur_ns"))
     )
     held = intervals.holding(rows, "start_ns", periods, "step_id", ["pid", "tid"])
-    return (
-        intervals.union_ns(held.filter(pl.col("step_id").is_not_null()), ["step_id"])
-        .rename({"union_ns": "overhead_ns"})
+    return intervals.union_ns(held.filter(pl.col("step_id").is_not_null()), ["step_id"]).rename(
+        {"union_ns": "overhead_ns"}
     )

@@ -92,6 +92,8 @@ def _plain(name: str, layout: _Layout, dims: Any, types: Any) -> dict[str, Any] 
     sizes = [element_size_bytes(t) for t in (left_type, right_type)]
     if min(batch, m, n, k) < 1 or sizes[0] is None or sizes[1] is None:
         return None
+    if dtype_class(left_type) is None or dtype_class(right_type) is None:
+        return None  # integers that hold something packed
     result_size = layout.result_bytes or max(sizes[0], 2.0)  # 8-bit products are written as 16-bit
     weight = sizes[1] * batch * k * n
     moved = batch * sizes[0] * m * k + weight + batch * result_size * m * n

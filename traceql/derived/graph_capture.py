@@ -26,9 +26,7 @@ def graph_captures(trace: Trace) -> pl.DataFrame:
         calls.filter(name.str.contains(api.CAPTURE_BEGIN))
         .select(_PLACE)
         .sort("start_ns")
-        .join_asof(
-            ends.sort("start_ns"), on="start_ns", by=["pid", "tid"], strategy="forward", check_sortedness=False
-        )
+        .join_asof(ends.sort("start_ns"), on="start_ns", by=["pid", "tid"], strategy="forward", check_sortedness=False)
         .with_columns(end_ns=pl.coalesce("captured_ns", "end_ns"), what=pl.lit("capture"))
     )
     instantiated = calls.filter(name.str.contains(api.GRAPH_INSTANTIATE)).select(*_PLACE, what=pl.lit("instantiate"))

@@ -21,8 +21,8 @@ OUTSIDE = "outside the recording"
 def period_parts(trace: Trace, step_id: int) -> pl.DataFrame:
     """what, role, name, count, ns: the device's time from the step's start to the next one's, by role and name.
 
-    ``what`` is *gpu* (role: the kernel's place in the block or its category, memcpy, memset or graph replay) or *idle*
-    (role: the cause, name: what is to blame). Where operations overlap, the time is the one's that started first.
+    ``what`` is *gpu* (role: the kernel's place in the block or its category, memcpy, memset or graph replay), *idle*
+    (role: the cause, name: what is to blame) or *unrecorded* (a replay that left no device record may have run). Where operations overlap, the time is the one's that started first.
     ``count`` is operations or gaps that start in the period. The device is the one with most of the step's work.
     """
     step = steps(trace).filter(pl.col("step_id") == step_id).row(0, named=True)
@@ -89,7 +89,12 @@ def _idle(trace: Trace, device: int, begin: int, end: int) -> pl.DataFrame:
     parts = gap_parts(trace).join(place, on="gap_id", how="left", maintain_order="left")
     return (
         _within(parts.filter(pl.col("device") == device), begin, end)
-        .with_columns(what=pl.lit("idle"), role="cause", name="blame", ns=pl.col("end_ns") - pl.col("start_ns"))
+        .with_columns(
+            what=pl.when(pl.col("cause") == "opaque replay").then(pl.lit("unrecorded")).otherwise(pl.lit("idle")),
+            role="cause",
+            name="blame",
+            ns=pl.col("end_ns") - pl.col("start_ns"),
+        )
         .pipe(_summed)
     )
 

@@ -104,7 +104,7 @@ def median_costs(job: Job, part: pl.Expr, whole: pl.Expr) -> list[StepCost]:
         top = ranks.row(0, named=True)
         row = rows.filter((pl.col("member") == top["member"]) & (pl.col("step_id") == top["step_id"]))
         cost = StepCost(
-            top["member"], kind, 100 * top["share"], top["steps"], row.row(0, named=True), ranks.sort("member")  # type: ignore[arg-type]
+            top["member"], kind, 100 * top["share"], top["steps"], row.row(0, named=True), ranks.sort("member")
         )
         found.append((int(rows["period_ns"].sum()), cost))
     return [cost for _, cost in sorted(found, key=lambda pair: -pair[0])]

@@ -10,6 +10,9 @@ from traceql.ranks.digest import RankDigest
 
 _RANK_IN_NAME = re.compile(r"(rank|tp)[-_]?\d+", re.IGNORECASE)
 
+_CLOCKS_APART_NS = 1_000_000_000
+"""How far the wall clocks of two hosts may disagree."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -55,7 +58,8 @@ def _together(one: RankDigest, other: RankDigest) -> bool:
     if one.origin_unix_ns is None or other.origin_unix_ns is None:
         return _nameless(one) == _nameless(other)
     begin = max(one.origin_unix_ns, other.origin_unix_ns)
-    return begin < min(one.origin_unix_ns + one.span_ns, other.origin_unix_ns + other.span_ns)
+    end = min(one.origin_unix_ns + one.span_ns, other.origin_unix_ns + other.span_ns)
+    return begin < end + _CLOCKS_APART_NS
 
 
 def _nameless(digest: RankDigest) -> str:

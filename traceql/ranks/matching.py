@@ -184,25 +184,23 @@ def _shift(one: pl.DataFrame, other: pl.DataFrame, *, clocks_known: bool) -> tup
     """
     ends = [frame["end_ns"].to_numpy() for frame in (one, other)]
     kinds = [frame["kind"].to_numpy() for frame in (one, other)]
-    best: tuple[float, int, int] | None = None
-    for k in _candidates(ends[0], ends[1], clocks_known=clocks_known):
-        spread = _spread(ends, kinds, k)
-        if spread is not None and (best is None or (spread[0], abs(k)) < (best[0], abs(best[1]))):
-            best = (spread[0], k, spread[1])
-    return None if best is None or best[0] > _SAME_GROUP_NS else (best[1], best[2])
+    near = _near(ends[0], ends[1]) if clocks_known else {0, len(ends[1]) - len(ends[0])}
+    reach = min(max(len(ends[0]), len(ends[1])), _SAMPLED)
+    for shifts in (sorted(near), range(-reach, reach + 1)):
+        tried = [(*spread, k) for k in shifts if (spread := _spread(ends, kinds, k))]
+        fitting = [(deviation, abs(k), k, distance) for deviation, distance, k in tried if deviation <= _SAME_GROUP_NS]
+        if fitting:
+            _, _, k, distance = min(fitting)
+            return k, distance
+    return None
 
 
-def _candidates(one: NDArray[np.int64], other: NDArray[np.int64], *, clocks_known: bool) -> list[int]:
-    near = {0, len(other) - len(one)}
-    if clocks_known:
-        nearest = np.searchsorted(other, one) - np.arange(len(one))
-        values, counts = np.unique(nearest, return_counts=True)
-        middle = int(values[counts.argmax()])
-        near |= set(range(middle - 3, middle + 4))
-    elif len(one) != len(other):
-        reach = min(max(len(one), len(other)), _SAMPLED)
-        near |= set(range(-reach, reach + 1))
-    return sorted(near)
+def _near(one: NDArray[np.int64], other: NDArray[np.int64]) -> set[int]:
+    """Shifts to try first: none, all of the difference at the start, and what the clocks say."""
+    nearest = np.searchsorted(other, one) - np.arange(len(one))
+    values, counts = np.unique(nearest, return_counts=True)
+    middle = int(values[counts.argmax()])
+    return {0, len(other) - len(one), *range(middle - 3, middle + 4)}
 
 
 def _spread(
