@@ -180,7 +180,7 @@ def figures(trace: tq.Trace) -> dict[tuple[int, int, int], dict[str, Any]]:
 
 @pytest.mark.parametrize(
     "name",
-    ["bs64-decode-eager", "bs64-decode-eager-nvtx-hooks", "bs64-prefill-eager", "bs4-prefill-piecewise", "server-24steps", "tp2-decode-eager-nccl-rank0"],
+    ["bs64-decode-eager-nvtx-hooks", "bs64-prefill-eager", "bs4-prefill-piecewise", "server-24steps", "tp2-decode-eager-nccl-rank0"],
 )  # fmt: skip
 def test_gemms_equal_the_independent_count(name: str) -> None:
     path = f"torch/sglang-h200-llama8b-{name}.trace.json.gz"

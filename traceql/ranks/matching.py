@@ -185,7 +185,8 @@ def _shift(one: pl.DataFrame, other: pl.DataFrame, *, clocks_known: bool) -> tup
     ends = [frame["end_ns"].to_numpy() for frame in (one, other)]
     kinds = [frame["kind"].to_numpy() for frame in (one, other)]
     near = _near(ends[0], ends[1]) if clocks_known else {0, len(ends[1]) - len(ends[0])}
-    reach = min(max(len(ends[0]), len(ends[1])), _SAMPLED)
+    # two captures of equal length hold the same collectives, or those of different groups
+    reach = min(max(len(ends[0]), len(ends[1])), _SAMPLED) if len(ends[0]) != len(ends[1]) else 0
     for shifts in (sorted(near), range(-reach, reach + 1)):
         tried = [(*spread, k) for k in shifts if (spread := _spread(ends, kinds, k))]
         fitting = [(deviation, abs(k), k, distance) for deviation, distance, k in tried if deviation <= _SAME_GROUP_NS]

@@ -1,0 +1,65 @@
+"""A job of many ranks built by hand: every layer computes, then all ranks meet in an all-reduce."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+from traceql.testing import TraceBuilder
+from traceql.trace import Trace
+
+COMPUTE_US, TRANSFER_US, LAYERS = 50.0, 8.0, 8
+_ALL_REDUCE = "ncclDevKernel_AllReduce_Sum_bf16_RING_LL(ncclDevKernelArgsStorage<4096ul>)"
+
+
+def job(
+    ranks: int,
+    *,
+    steps: int = 5,
+    slower_us: Callable[[int], float] = lambda rank: 0.0,
+    missed: Callable[[int], int] = lambda rank: 0,
+    clock_error_us: float = 300.0,
+    clocks: bool = True,
+    seed: int = 0,
+) -> list[Trace]:
+    """Traces of ``ranks``; in each layer rank r computes ``slower_us(r)`` longer than the others.
+
+    Wall clocks are off by up to ``clock_error_us``; rank r's capture lacks the first ``missed(r)`` collectives.
+    """
+    draw = random.Random(seed)
+    origins = [1_000_000.0 + draw.uniform(0, 400) for _ in range(ranks)]
+    errors = [draw.uniform(-clock_error_us, clock_error_us) for _ in range(ranks)]
+    builders = [
+        TraceBuilder(
+            rank=rank,
+            clock_us=origins[rank] + errors[rank] if clocks else None,
+            path=Path(f"job-rank{rank}.json"),
+        )
+        for rank in range(ranks)
+    ]
+    done, now = [0] * ranks, 1_001_000.0
+    for _ in range(steps):
+        begin = now
+        for _ in range(LAYERS):
+            arrivals = [now + COMPUTE_US + slower_us(rank) + draw.uniform(0, 3) for rank in range(ranks)]
+            end = max(arrivals) + TRANSFER_US
+            for rank, arrival in enumerate(arrivals):
+                done[rank] += 1
+                if done[rank] <= missed(rank):
+                    continue
+                _layer(builders[rank], now - origins[rank], arrival - now, end - arrival + draw.uniform(-0.2, 0.2))
+            now = end + 1
+        for rank, builder in enumerate(builders):
+            if done[rank] > missed(rank):
+                builder.range("step[DECODE bs=8]", begin - origins[rank] - 20, now - begin)
+        now += 20
+    return [builder.trace() for builder in builders]
+
+
+def _layer(build: TraceBuilder, start_us: float, compute_us: float, wait_us: float) -> None:
+    build.launch("gemm", call_us=start_us - 15, call_dur_us=2, gpu_us=start_us, gpu_dur_us=compute_us)
+    build.launch(
+        _ALL_REDUCE, call_us=start_us - 12, call_dur_us=2, gpu_us=start_us + compute_us, gpu_dur_us=wait_us,
+        collective={"name": "allreduce", "in_elements": 32768, "dtype": "BFloat16", "group": "tp", "world_size": 64},
+    )  # fmt: skip
