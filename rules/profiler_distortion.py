@@ -9,12 +9,12 @@ is: an eager decode step of 13.4 ms took 32-36 ms with stacks. The GPU was idle 
 52 % of the real one.
 
 ## How it is measured
-*With the unprofiled step time* (recorded by the collector): the factor is the median profiled period over it; the rule
-fires above `max-slowdown-factor`. Honest idle is 1 − GPU busy / unprofiled period. Idle time that findings report is
+*With the unprofiled decode step time* (recorded by the collector): the factor is the period of the profiled decode step
+with the median idle share over it; the rule fires above `max-slowdown-factor`. Honest idle is 1 − GPU busy / unprofiled period. Idle time that findings report is
 larger than in production by (profiled − unprofiled) at most; `honest_savings_ratio` is what to scale savings of host
 time by: (unprofiled − busy) / (profiled − busy).
 
-*Without it*, the rule fires when the profiler's own records (buffer requests and flushes on the step's thread; not the
+*Without it*, and for other kinds of step, the rule fires when the profiler's own records (buffer requests and flushes on the step's thread; not the
 loading of kernels on first use, nor a full launch queue) take more than `max-overhead-pct` of the median step, or when
 Python stacks were recorded and the GPU is idle for more than `max-idle-pct` of the median step: such a step waits for a
 host that was slowed by an unknown factor, and its figures are upper bounds.
@@ -73,7 +73,7 @@ class ProfilerDistortion(Rule):
         median = next((m for m in medians if m.kind == "decode"), medians[0])
         busy_ns = steps(trace).row(by_predicate=pl.col("step_id") == median.step_id, named=True)["gpu_busy_ns"]
         unprofiled = unprofiled_step_ns(trace)
-        if unprofiled is not None:
+        if unprofiled is not None and median.kind in (None, "decode"):
             if median.period_ns / unprofiled > options.max_slowdown_factor:
                 yield self._slowed(median, busy_ns, unprofiled)
             return

@@ -218,6 +218,17 @@ def test_configured_peaks_reach_the_roofline() -> None:
     assert device_match(builder.trace(), 0).gpu is None
 
 
+def test_configured_kernel_patterns_name_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("traceql.kernel_names._own", [])
+    written("[[kernel]]\ncategory = 'attention'\npattern = '^my_secret'", "kernels.toml")
+    build = TraceBuilder()
+    build.launch("my_secret_kernel", call_us=1, gpu_us=10, gpu_dur_us=5)
+    (trace,) = config.load(written("kernel-patterns = 'kernels.toml'")).equipped([build.trace()])
+    assert trace.table("kernels")["category"].to_list() == ["attention"]
+    with pytest.raises(UsageError, match=r"none\.toml: kernel patterns cannot be read"):
+        config.load(written("kernel-patterns = 'none.toml'")).equipped([])
+
+
 def test_analyze_uses_the_file_found(capsys: pytest.CaptureFixture[str]) -> None:
     written('select = ["TQL103"]')
     ran = traceql(capsys, "analyze", "--sample", "sglang-h200-bs64-decode-graph", "--format", "text")

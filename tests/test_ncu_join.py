@@ -205,7 +205,7 @@ def test_keys_and_values_of_the_replay_by_counters() -> None:
 
 def test_findings_of_the_real_report() -> None:
     report = tq.analyze(traces.extra(REPORT))
-    assert {(f.code, f.subject) for f in report.found} == {
+    assert {(f.code, f.subject) for f in report.found if f.code.startswith("TQL4")} == {
         ("TQL404", "_fwd_grouped_kernel_stage1"),
         ("TQL404", "nvjet_sm90_tst_64x32_64x16_1x2_h_bz_TNT"),
         ("TQL405", "_fwd_grouped_kernel_stage1"),

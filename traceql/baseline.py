@@ -112,14 +112,13 @@ def write(path: Path, captures: Sequence[Capture]) -> None:
 
 def captures(report: Report) -> list[Capture]:
     """The findings of a report by context; of one fingerprint (in several ranks) the largest."""
-    found: dict[Context, dict[str, Entry]] = {}
-    for trace, outcomes in zip(report.traces, report.outcomes, strict=True):
-        entries = found.setdefault(context(trace), {})
-        for finding in (f for outcome in outcomes for f in outcome.findings):
-            entry = _entry(finding)
-            other = entries.get(finding.fingerprint)
-            if other is None or (entry.magnitude or 0.0) > (other.magnitude or 0.0):
-                entries[finding.fingerprint] = entry
+    found: dict[Context, dict[str, Entry]] = {context(trace): {} for trace in report.traces}
+    for finding in report.found:
+        entries = found[context(report.traces[finding.trace])]
+        entry = _entry(finding)
+        other = entries.get(finding.fingerprint)
+        if other is None or (entry.magnitude or 0.0) > (other.magnitude or 0.0):
+            entries[finding.fingerprint] = entry
     return [Capture(where, entries) for where, entries in found.items()]
 
 
@@ -147,24 +146,22 @@ class Comparison:
 
 def compare(report: Report, baseline: Baseline, settings: BaselineSettings, path: Path) -> Comparison:
     """The report against the baseline; UsageError when a trace was recorded in a context the baseline has not."""
+    places = [_place(context(trace), baseline, path, trace.path.name) for trace in report.traces]
     status: dict[tuple[int, str], Status] = {}
     before: dict[tuple[int, str], Entry] = {}
-    seen: dict[int, list[int]] = {}
-    for index, trace in enumerate(report.traces):
-        place = _place(context(trace), baseline, path, trace.path.name)
-        seen.setdefault(place, []).append(index)
-        for finding in (f for outcome in report.outcomes[index] for f in outcome.findings):
-            key = (index, finding.fingerprint)
-            old = baseline.captures[place].findings.get(finding.fingerprint)
-            status[key] = _status(_entry(finding), old, settings)
-            if old is not None:
-                before[key] = old
+    for finding in report.found:
+        key = (finding.trace, finding.fingerprint)
+        old = baseline.captures[places[finding.trace]].findings.get(finding.fingerprint)
+        status[key] = _status(_entry(finding), old, settings)
+        if old is not None:
+            before[key] = old
     fixed: list[Entry] = []
     unchecked: list[tuple[Entry, str]] = []
-    for place, indices in seen.items():
-        own = {f for i, f in status if i in indices}
-        own |= {s.finding.fingerprint for s in report.suppressed if s.finding.trace in indices}
-        for entry in (e for f, e in sorted(baseline.captures[place].findings.items()) if f not in own):
+    for place in dict.fromkeys(places):
+        indices = [index for index, own in enumerate(places) if own == place]
+        there = {f.fingerprint for f in report.found if f.trace in indices}
+        there |= {s.finding.fingerprint for s in report.suppressed if s.finding.trace in indices}
+        for entry in (e for f, e in sorted(baseline.captures[place].findings.items()) if f not in there):
             outcomes = [o for i in indices for o in report.outcomes[i] if o.code == entry.code]
             reason = _could_not_run(outcomes)
             if reason is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from traceql import config_file, registry
+from traceql import config_file, kernel_names, registry
 from traceql.budgets import Budget
 from traceql.config_file import BaselineSettings, ConfigFile, nearest
 from traceql.engine import Selection
@@ -31,6 +31,7 @@ class Configuration:
         budgets: limits to hold.
         baseline: where the baseline lies, and its tolerances.
         hardware: the user's file of GPU peaks.
+        kernel_patterns: the user's file of kernel categories.
         path: the configuration file; None when there is none.
     """
 
@@ -40,10 +41,13 @@ class Configuration:
     budgets: tuple[Budget, ...] = ()
     baseline: BaselineSettings = field(default_factory=BaselineSettings)
     hardware: Path | None = None
+    kernel_patterns: Path | None = None
     path: Path | None = None
 
     def equipped(self, traces: Sequence[Trace]) -> tuple[Trace, ...]:
-        """The traces with the configured GPU peaks; call it before anything is computed from them."""
+        """The traces with the configured GPU peaks and kernel names; call it before anything is computed from them."""
+        if self.kernel_patterns is not None:
+            kernel_names.extend(self.kernel_patterns)
         if self.hardware is None:
             return tuple(traces)
         return tuple(dataclasses.replace(trace, hardware=self.hardware, _memo={}) for trace in traces)
@@ -75,6 +79,7 @@ def load(
         settings.budgets,
         settings.baseline,
         found.parent / settings.hardware if found and settings.hardware else None,
+        found.parent / settings.kernel_patterns if found and settings.kernel_patterns else None,
         found,
     )
 

@@ -42,6 +42,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
     ignore: tuple[str, ...] = ()
     fail_on: Literal["error", "warning", "info"] = "warning"
     hardware: str | None = None
+    kernel_patterns: str | None = None
     baseline: BaselineSettings = BaselineSettings()
     rules: Mapping[str, dict[str, float | str]] = {}
     budgets: tuple[Budget, ...] = ()

@@ -10,7 +10,12 @@ from traceql.errors import UsageError
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` beside ``path`` and rename it there; a reader never sees half a file."""
+    """Write ``text`` as UTF-8; see write_bytes."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``content`` beside ``path`` and rename it there; a reader never sees half a file."""
     try:
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
@@ -18,8 +23,8 @@ def write_text(path: Path, text: str) -> None:
             f"{path}: cannot be written ({error.strerror or error}); give another place with -o"
         ) from error
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
         mask = os.umask(0)
         os.umask(mask)
         Path(temporary).chmod(0o666 & ~mask)

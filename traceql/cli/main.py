@@ -38,7 +38,9 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS or not _module_exists(cmd_name):
             return None
-        command: click.Command = getattr(import_module(_module(cmd_name)), cmd_name)
+        # a command named like a built-in is open_ in its module
+        module = import_module(_module(cmd_name))
+        command: click.Command = getattr(module, cmd_name, None) or getattr(module, f"{cmd_name}_")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -19,11 +19,11 @@ def render(result: LintResult) -> str:
     """The document with declaration and final newline."""
     root = ElementTree.Element("testsuites", name="traceql")
     labels = file_labels([trace.path for trace in result.report.traces])
-    for index, (label, outcomes) in enumerate(zip(labels, result.report.outcomes, strict=True)):
+    for label, outcomes in zip(labels, result.report.outcomes, strict=True):
         suite = ElementTree.SubElement(root, "testsuite", name=_xml(label))
-        judged = [j for j in result.findings if j.finding.trace == index]
         for outcome in outcomes:
-            _rule(suite, label, outcome, [j for j in judged if j.finding.code == outcome.code])
+            # a rule over all traces stands with the first, whichever its findings are about
+            _rule(suite, label, outcome, [j for j in result.findings if any(j.finding is f for f in outcome.findings)])
     if result.budgets:
         suite = ElementTree.SubElement(root, "testsuite", name="budgets")
         for checked in result.budgets:

@@ -1,7 +1,8 @@
 """Runs traceql as a recipe of Nsight Systems: `nsys recipe traceql --input report.nsys-rep`.
 
-nsys finds it through NSYS_RECIPE_PATH (docs/nsys-recipe.md) and runs it with the first python3 on PATH, which must have
-traceql installed. The recipe package itself ships with Nsight Systems.
+nsys looks in NSYS_RECIPE_PATH for a folder `traceql` with a metadata.json, which is this package's, and imports the module
+named there with the first python3 on PATH, which must have traceql installed (docs/nsys-recipe.md). The recipe package
+itself ships with Nsight Systems.
 """
 
 from __future__ import annotations
