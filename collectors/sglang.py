@@ -145,7 +145,7 @@ def _replayable_tokens(workload: Workload, batch: int) -> int:
 
     With sglang's usual cache of most of the GPU, the first replay of a 16 GB model on a 141 GB GPU failed.
     """
-    return 2 * batch * ((workload.input_len or 1024) + workload.output_len)
+    return 2 * batch * ((workload.input_len or 1024) + (workload.output_len or 32))
 
 
 def _profiled_output(installation: Installation, profile: Profile) -> int:

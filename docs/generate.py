@@ -5,6 +5,7 @@ python docs/generate.py
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ import polars as pl
 import traceql as tq
 from traceql import registry, samples, schema
 from traceql.cli import main as cli
-from traceql.finding import Severity
+from traceql.finding import Finding, Severity
 from traceql.reporting import Report
 from traceql.rule import Rule
 
@@ -59,7 +60,13 @@ def rule_index(rules: Iterable[type[Rule]]) -> str:
     for prefix, title in FAMILIES.items():
         family = [rule for rule in rules if rule.code.startswith(prefix)]
         if family:
-            lines += ["", f"## {prefix[3:]}xx {title}", "", "| code | name | severity | a finding means |", "|---|---|---|---|"]
+            lines += [
+                "",
+                f"## {prefix[3:]}xx {title}",
+                "",
+                "| code | name | severity | a finding means |",
+                "|---|---|---|---|",
+            ]
             lines += [
                 f"| [{r.code}]({r.code}.md) | {r.name} | {r.severity.label} | {_cell(r.summary)} |" for r in family
             ]
@@ -80,7 +87,7 @@ def command_line() -> str:
 def _command(command: click.Command, path: str) -> list[str]:
     context = click.Context(command, info_name=path)
     usage = " ".join([path, *command.collect_usage_pieces(context)])
-    lines = [f"## {path}", "", "```", usage, "```", "", *_help(command.help or "")]
+    lines = [f"## {path}", "", "```", usage, "```", "", *_help(inspect.cleandoc(command.help or ""))]
     shown = [p for p in command.params if isinstance(p, click.Option) and not p.hidden]
     if shown:
         lines += ["", "| option | default | meaning |", "|---|---|---|", *(_option(p) for p in shown)]
@@ -98,8 +105,8 @@ def _help(text: str) -> list[str]:
     lines: list[str] = []
     for paragraph in re.split(r"\n\s*\n", text.strip()):
         kept = paragraph.strip().startswith("\b")
-        body = paragraph.replace("\b", "").strip("\n")
-        lines += ["", *(["```", *(line.rstrip() for line in body.splitlines()), "```"] if kept else [body])]
+        body = inspect.cleandoc(paragraph.replace("\b", "").strip("\n"))
+        lines += ["", *(["```", body, "```"] if kept else [body])]
     return lines[1:]
 
 
@@ -139,9 +146,17 @@ def tables() -> str:
         lines += [f"## {kind}", ""]
         for table in schema.TABLES.values():
             if table.derived is derived:
-                lines += [f"### {table.name}", "", f"{_sentence(table.doc)}", "", "| column | type | unit | meaning |", "|---|---|---|---|"]
                 lines += [
-                    f"| `{c.name}` | {c.dtype.__name__} | {unit(c.name, c.dtype)} | {_cell(c.doc)} |" for c in table.columns
+                    f"### {table.name}",
+                    "",
+                    f"{_sentence(table.doc)}",
+                    "",
+                    "| column | type | unit | meaning |",
+                    "|---|---|---|---|",
+                ]
+                lines += [
+                    f"| `{c.name}` | {c.dtype.__name__} | {unit(c.name, c.dtype)} | {_cell(c.doc)} |"
+                    for c in table.columns
                 ]
                 lines.append("")
     return "\n".join(lines).rstrip() + "\n"
@@ -165,15 +180,19 @@ def outcomes(rules: Iterable[type[Rule]]) -> str:
     ]  # fmt: skip
     lines += [f"{number}. {label}" for number, label in enumerate(reports, 1)]
     numbers = " | ".join(str(n) for n in range(1, len(reports) + 1))
-    lines += ["", "**warning** or info: it found something (×: so many things) · ok: it ran and found nothing · –: it does not", "apply", ""]
+    lines += [
+        "",
+        "**warning** or info: it found something (×: so many things) · ok: it ran and found nothing · –: it does not",
+        "apply",
+        "",
+    ]
     lines += [f"| rule | {numbers} |", "|---" * (len(reports) + 1) + "|"]
     for rule in rules:
         cells = " | ".join(_outcome(report, rule.code) for report in reports.values())
         lines.append(f"| [{rule.code}](rules/{rule.code}.md) {rule.name} | {cells} |")
     for label, report in reports.items():
         lines += ["", f"## {label}", ""]
-        found = [f"- {f.severity.label} [{f.code}](rules/{f.code}.md): {_cell(f.message)}" for f in report.found]
-        lines += found or ["Nothing found."]
+        lines += [f"- {_line(report, finding)}" for finding in report.found] or ["Nothing found."]
     return "\n".join(lines) + "\n"
 
 
@@ -190,6 +209,12 @@ def analyzed() -> Iterator[tuple[str, Report]]:
         if twin != job and twin in names:
             aligned = tq.align(_opened(job), _opened(twin)).trace
             yield f"{job}, with {twin} as its eager run", tq.analyze(aligned)
+
+
+def _line(report: Report, finding: Finding) -> str:
+    rank = report.traces[finding.trace].rank
+    where = f"rank {rank}: " if len(report.traces) > 1 and rank is not None else ""
+    return f"{finding.severity.label} [{finding.code}](rules/{finding.code}.md): {where}{_cell(finding.message)}"
 
 
 def _opened(name: str) -> tq.Trace:

@@ -28,9 +28,14 @@ def causes(trace: tq.Trace, step_id: int) -> dict[tuple[str, str | None], float]
 @pytest.mark.parametrize(
     ("name", "python_ms", "op_ms", "launch_ms", "idle_ms"),
     # python includes what the definition of the reference calls "between steps"
-    [("bs64-decode-eager", 13.27 + 0.85, 9.08, 3.40, 27.0), ("bs64-decode-eager-nvtx-hooks", 29.62 + 0.51, 8.37, 3.02, 41.86)],
+    [
+        ("bs64-decode-eager", 13.27 + 0.85, 9.08, 3.40, 27.0),
+        ("bs64-decode-eager-nvtx-hooks", 29.62 + 0.51, 8.37, 3.02, 41.86),
+    ],
 )
-def test_eager_decode_is_host_bound(name: str, python_ms: float, op_ms: float, launch_ms: float, idle_ms: float) -> None:
+def test_eager_decode_is_host_bound(
+    name: str, python_ms: float, op_ms: float, launch_ms: float, idle_ms: float
+) -> None:
     found = causes(torch(name), 1)
     tolerance = 0.05 * idle_ms
     assert sum(found.values()) == pytest.approx(idle_ms, rel=0.01)
@@ -60,7 +65,12 @@ def test_gpu_rows_without_an_operator() -> None:
 
 @pytest.mark.parametrize(
     ("name", "kernels"),
-    [("bs64-decode-eager", 12), ("bs64-decode-eager-nvtx-hooks", 12), ("bs64-decode-graph", 13), ("bs64-prefill-eager", 11)],
+    [
+        ("bs64-decode-eager", 12),
+        ("bs64-decode-eager-nvtx-hooks", 12),
+        ("bs64-decode-graph", 13),
+        ("bs64-prefill-eager", 11),
+    ],
 )
 def test_layers(name: str, kernels: int) -> None:
     layers = torch(name).table("layers")
@@ -115,7 +125,9 @@ def test_drain_between_queued_kernels_is_not_the_hosts() -> None:
     trace = nsys("eager-node")
     parts = trace.table("gap_parts").join(trace.table("gaps").select("gap_id", "step_id"), on="gap_id")
     drain = parts.filter((pl.col("cause") == "device latency") & pl.col("step_id").is_not_null())["dur_ns"].sum()
-    assert drain / 12 / 1000 == pytest.approx(148, abs=0.05 * 206)  # 5 % of the idle time: definitions differ by that much
+    assert drain / 12 / 1000 == pytest.approx(
+        148, abs=0.05 * 206
+    )  # 5 % of the idle time: definitions differ by that much
 
 
 def test_server_steps() -> None:

@@ -32,7 +32,16 @@ def built_traces(draw: st.DrawFn) -> Trace:
         call, call_dur, gpu, dur = draw(TIME), draw(LENGTH), draw(TIME), draw(LENGTH)
         kind = draw(st.sampled_from(["launch", "graph", "op", "range", "wait", "copy", "overhead", "stray", "python"]))
         if kind == "launch":
-            build.launch("k", call_us=call, call_dur_us=call_dur, gpu_us=gpu, gpu_dur_us=dur, tid=tid, device=device, stream=stream)
+            build.launch(
+                "k",
+                call_us=call,
+                call_dur_us=call_dur,
+                gpu_us=gpu,
+                gpu_dur_us=dur,
+                tid=tid,
+                device=device,
+                stream=stream,
+            )
         elif kind == "graph":
             nodes = [("n", gpu + 3 * i, dur) for i in range(draw(st.integers(0, 4)))]
             build.graph(nodes, call_us=call, call_dur_us=call_dur, tid=tid, device=device, stream=stream)
@@ -45,7 +54,16 @@ def built_traces(draw: st.DrawFn) -> Trace:
         elif kind == "wait":
             build.call("cudaStreamSynchronize", call, call_dur, tid=tid)
         elif kind == "copy":
-            build.memcpy("HtoD", call_us=call, call_dur_us=call_dur, gpu_us=gpu, gpu_dur_us=dur, tid=tid, device=device, stream=stream)
+            build.memcpy(
+                "HtoD",
+                call_us=call,
+                call_dur_us=call_dur,
+                gpu_us=gpu,
+                gpu_dur_us=dur,
+                tid=tid,
+                device=device,
+                stream=stream,
+            )
         elif kind == "overhead":
             build.overhead("Buffer Flush", call, call_dur, tid=draw(st.sampled_from([None, 1, 2])))
         else:
@@ -74,7 +92,9 @@ def test_idle_time_is_conserved(trace: Trace) -> None:
         assert gaps.filter(pl.col("device") == device)["dur_ns"].sum() == idle
     assert parts["dur_ns"].sum() == gaps["dur_ns"].sum()
     joined = parts.join(gaps.select("gap_id", a="start_ns", b=pl.col("start_ns") + pl.col("dur_ns")), on="gap_id")
-    assert joined.filter((pl.col("start_ns") < pl.col("a")) | (pl.col("start_ns") + pl.col("dur_ns") > pl.col("b"))).is_empty()
+    assert joined.filter(
+        (pl.col("start_ns") < pl.col("a")) | (pl.col("start_ns") + pl.col("dur_ns") > pl.col("b"))
+    ).is_empty()
     for (_,), rows in parts.sort("start_ns").group_by("gap_id"):
         for (s, d), (following, _) in pairwise(rows.select("start_ns", "dur_ns").rows()):
             assert s + d == following  # parts follow each other without a hole or an overlap
@@ -130,7 +150,9 @@ def test_innermost_is_the_last_started_that_is_open(spans: list[tuple[int, int]]
     ordered = sorted(((s, s + d) for s, d in spans), key=lambda x: (x[0], -x[1]))
     starts, ends = (np.array(c, np.int64) for c in zip(*ordered, strict=True))
     found = intervals.innermost(starts, ends, np.zeros(len(ordered), np.int64))
-    at = {t: row for s, e, row in found.select("start_ns", "end_ns", "row").rows() for t in range(max(s, 0), min(e, 75))}
+    at = {
+        t: row for s, e, row in found.select("start_ns", "end_ns", "row").rows() for t in range(max(s, 0), min(e, 75))
+    }
     for t in range(75):
         open_ = [row for row, (s, e) in enumerate(ordered) if s <= t < e]
         assert at[t] == (max(open_) if open_ else -1)

@@ -52,7 +52,11 @@ def test_planted_repetition_is_found(period: int, count: int, before: int, after
 
 @pytest.mark.parametrize(
     ("name", "per_layer"),
-    [("sglang-h200-bs64-decode-eager", 12), ("sglang-h200-bs64-decode-graph", 13), ("sglang-h200-bs4-prefill-piecewise", 12)],
+    [
+        ("sglang-h200-bs64-decode-eager", 12),
+        ("sglang-h200-bs64-decode-graph", 13),
+        ("sglang-h200-bs4-prefill-piecewise", 12),
+    ],
 )
 def test_roles_of_a_llama_block(name: str, per_layer: int) -> None:
     rows = traces.sample(name).table("layer_kernels")
@@ -83,7 +87,9 @@ def test_own_patterns_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert kernel_names.category_patterns()[0] == ("hash", "my_hash|rope")
 
 
-@pytest.mark.parametrize("text", ["[[kernel]]\ncategory = 1", "[[kernel]]\ncategory = 'a'\npattern = '('", "x", "[[kernel]]\ncolour = 'a'"])
+@pytest.mark.parametrize(
+    "text", ["[[kernel]]\ncategory = 1", "[[kernel]]\ncategory = 'a'\npattern = '('", "x", "[[kernel]]\ncolour = 'a'"]
+)
 def test_broken_patterns_are_named(tmp_path: Path, text: str) -> None:
     file = tmp_path / "mine.toml"
     file.write_text(text)

@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MAPPED = {"traceql.rules": "rules", "traceql.collectors": "collectors", "traceql.templates": "templates", "traceql.sample_traces": "sample_traces"}
+MAPPED = {
+    "traceql.rules": "rules",
+    "traceql.collectors": "collectors",
+    "traceql.templates": "templates",
+    "traceql.sample_traces": "sample_traces",
+}
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -44,7 +49,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_holds_what_the_commands_need(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    for wanted in ("traceql/rules/launch_gap.py", "traceql/templates/report.html.j2", "traceql/kernels.toml", "traceql/py.typed"):
+    for wanted in (
+        "traceql/rules/launch_gap.py",
+        "traceql/templates/report.html.j2",
+        "traceql/kernels.toml",
+        "traceql/py.typed",
+    ):
         assert wanted in names
     samples = tomllib.loads((ROOT / "sample_traces" / "samples.toml").read_text())["sample"]
     assert {f"traceql/sample_traces/{s['file']}" for s in samples} <= names

@@ -28,7 +28,11 @@ def test_the_whole_cut_opens_as_the_same_trace(name: str, tmp_path: Path) -> Non
     for table in ("kernels", "memcpys", "memsets", "runtime_calls", "cpu_ops"):
         mine, theirs = (t.table(table).select("start_ns", "dur_ns") for t in (trace, again))
         shift = trace.source_offset_ns - again.source_offset_ns
-        assert theirs.with_columns(theirs["start_ns"] - shift).sort("start_ns", "dur_ns").equals(mine.sort("start_ns", "dur_ns"))
+        assert (
+            theirs.with_columns(theirs["start_ns"] - shift)
+            .sort("start_ns", "dur_ns")
+            .equals(mine.sort("start_ns", "dur_ns"))
+        )
 
 
 def test_a_cut_holds_the_findings_window_and_its_own_track() -> None:

@@ -64,12 +64,27 @@ def test_matching_needs_no_wall_clock() -> None:
     assert found.rows["match_id"].n_unique() == 5 * 8 - 3
 
 
-def test_two_groups_that_run_alike_are_told_apart() -> None:
-    """Ranks 0-3 and 4-7 are two jobs' worth of the same unnamed collectives."""
+def test_drifting_clocks_are_corrected() -> None:
+    _, found = matched(*ranks_built.job(4, steps=40, drift_ppm=400))
+    assert found.wall_skew_ns > 20_000
+    assert found.end_skew_ns < 1_000
+    assert found.unmatched == 0
+
+
+def test_two_unnamed_groups_of_one_job_are_told_apart() -> None:
+    """Data parallelism over tensor parallelism: ranks 0-3 and 4-7 reduce among themselves, at about the same times."""
+    pace = [
+        ranks_built.job(4, group=None, steps=20, first_rank=4 * n, seed=n, slower_us=lambda rank, n=n: 5.0 * n)
+        for n in (0, 1)
+    ]
+    _, found = matched(*pace[0], *pace[1])
+    partners = found.rows.group_by("match_id").agg(pl.col("rank").sort())["rank"].unique().sort().to_list()
+    assert partners == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_captures_of_other_runs_are_other_jobs() -> None:
     ranks = [*ranks_built.job(4, seed=1), *ranks_built.job(4, seed=2)]
-    made = [
-        digest for index, trace in enumerate(ranks) for digest in digests(trace, index)
-    ]  # fmt: skip
+    made = [digest for index, trace in enumerate(ranks) for digest in digests(trace, index)]
     assert [len(job.ranks) for job in jobs(made)] == [4, 4]
 
 

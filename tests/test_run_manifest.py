@@ -23,7 +23,9 @@ def run(tmp_path: Path) -> Path:
         folder.mkdir()
         source = samples.path(sample)
         shutil.copyfile(source, folder / source.name)
-        stages.append({"name": f"{mode}-torch", "mode": mode, "files": [{"path": f"{mode}-torch/{source.name}", "bytes": 1}]})
+        stages.append(
+            {"name": f"{mode}-torch", "mode": mode, "files": [{"path": f"{mode}-torch/{source.name}", "bytes": 1}]}
+        )
         latency = {"what": "decode step", "median_ms": 13.4 if mode == "eager" else 7.22}
         stages.append({"name": f"{mode}-latency", "mode": mode, "latency": latency, "files": []})
     (tmp_path / "manifest.json").write_text(json.dumps({"schema": 1, "stages": stages, "unknown": True}))
@@ -36,7 +38,10 @@ def test_a_run_knows_its_pair_and_its_unprofiled_time(run: Path) -> None:
     by_mode = {("graph" if "graph" in t.path.name else "eager"): t for t in opened.traces}
     assert by_mode["graph"].eager is not None
     assert by_mode["eager"].eager is None
-    told = {mode: dict(t.table("metadata").select("key", "value").rows())["unprofiled_step_ms"] for mode, t in by_mode.items()}
+    told = {
+        mode: dict(t.table("metadata").select("key", "value").rows())["unprofiled_step_ms"]
+        for mode, t in by_mode.items()
+    }
     assert told == {"eager": "13.4", "graph": "7.22"}
     assert by_mode["graph"].table("gemms").height == 3 * (4 * 32 + 1)
 

@@ -72,7 +72,9 @@ def test_period_and_membership() -> None:
     build = TraceBuilder()
     for i in range(3):
         build.range("step[DECODE bs=4]", i * 100, 60)
-        build.launch("k", call_us=i * 100 + 50, call_dur_us=20, gpu_us=i * 100 + 80, gpu_dur_us=10)  # called inside, runs outside
+        build.launch(
+            "k", call_us=i * 100 + 50, call_dur_us=20, gpu_us=i * 100 + 80, gpu_dur_us=10
+        )  # called inside, runs outside
         build.launch("late", call_us=i * 100 + 70, gpu_us=i * 100 + 92, gpu_dur_us=2)  # called outside
     trace = build.trace()
     steps = trace.table("steps")

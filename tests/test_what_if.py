@@ -30,7 +30,9 @@ def test_a_host_that_takes_no_time_leaves_the_gpu_work(step_id: int) -> None:
     """What is left is the union of the GPU work launched in the period, the kernels between the steps included."""
     trace = traces.sample(EAGER)
     step = trace.table("steps").row(step_id, named=True)
-    launched = trace.table("launches").filter(pl.col("start_ns").is_between(step["start_ns"], step["start_ns"] + step["period_ns"], closed="left"))
+    launched = trace.table("launches").filter(
+        pl.col("start_ns").is_between(step["start_ns"], step["start_ns"] + step["period_ns"], closed="left")
+    )
     rows = trace.table("gpu_ops").filter(pl.col("launch_id").is_in(launched["launch_id"].implode())).sort("start_ns")
     reach, busy = 0, 0
     for start, dur in rows.select("start_ns", "dur_ns").rows():
@@ -57,7 +59,9 @@ def test_removing_host_time_from_a_host_bound_step_saves_it() -> None:
     trace = traces.sample(EAGER)
     model = step_model(trace, 1)
     assert model is not None
-    (a, b, edge) = max(((a, b, e) for a, b, e in model.graph.edges(data=True) if e["part"] == "host"), key=lambda x: x[2]["ns"])
+    (a, b, edge) = max(
+        ((a, b, e) for a, b, e in model.graph.edges(data=True) if e["part"] == "host"), key=lambda x: x[2]["ns"]
+    )
     half = edge["ns"] // 2
     assert model.period_ns() - model.without([(edge["start_ns"], edge["start_ns"] + half)]) == half
 

@@ -186,15 +186,18 @@ def _homes(path: Path) -> list[Path]:
 
 
 def _user_folder() -> Path:
-    if _chosen() not in ("", "off"):
-        return Path(_chosen())
+    return user_folder() / "traces" if _chosen() in ("", "off") else Path(_chosen())
+
+
+def user_folder() -> Path:
+    """Where the system wants traceql to keep what can be made again."""
     if sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     elif sys.platform == "darwin":
         base = Path.home() / "Library" / "Caches"
     else:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "traceql" / "traces"
+    return base / "traceql"
 
 
 def _folders() -> Iterator[Path]:

@@ -134,7 +134,7 @@ def gpus(extra: Path | None = None) -> tuple[Gpu, ...]:
     return tuple(gpu for gpu, _ in _table(extra))
 
 
-def lookup(  # noqa: PLR0911 - one return an outcome
+def lookup(
     name: str | None,
     memory_bytes: int | None = None,
     sm_count: int | None = None,

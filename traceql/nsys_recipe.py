@@ -33,7 +33,9 @@ class TraceqlRecipe(recipe.Recipe):  # type: ignore[misc,unused-ignore]
         report.save(Path(self.add_output_file("findings.json", "JSON")), "json")
         report.save(Path(self.add_output_file("report.html", "HTML")), "html")
         inputs = [str(Path(path).resolve()) for path in self._parsed_args.input]
-        self._analysis_dict.update({"EndTime": str(datetime.now()), "InputFiles": inputs, "Outputs": self._output_files})
+        self._analysis_dict.update(
+            {"EndTime": str(datetime.now()), "InputFiles": inputs, "Outputs": self._output_files}
+        )
         self.create_analysis_file()
 
     def _report(self) -> Report:
@@ -51,5 +53,7 @@ class TraceqlRecipe(recipe.Recipe):  # type: ignore[misc,unused-ignore]
         parser.add_recipe_argument(Option.INPUT, required=True)
         parser.add_recipe_argument(Option.OUTPUT)
         parser.add_recipe_argument(Option.FORCE_OVERWRITE)
-        parser.add_recipe_argument("--config", type=Path, help="Configuration file of traceql, else the nearest one upwards")
+        parser.add_recipe_argument(
+            "--config", type=Path, help="Configuration file of traceql, else the nearest one upwards"
+        )
         return parser

@@ -23,7 +23,12 @@ _MARGIN_NS = 1_000_000
 _GPU_PID = 1 << 22
 """GPU tracks are shown as processes of their own, numbered from here: no real process id is that large."""
 
-_HOST_TABLES = {"runtime_calls": "cuda_runtime", "cpu_ops": "cpu_op", "python_calls": "python_function", "annotations": "user_annotation"}
+_HOST_TABLES = {
+    "runtime_calls": "cuda_runtime",
+    "cpu_ops": "cpu_op",
+    "python_calls": "python_function",
+    "annotations": "user_annotation",
+}
 _GPU_TABLES = {"kernels": "kernel", "memcpys": "gpu_memcpy", "memsets": "gpu_memset", "graph_traces": "graph_replay"}
 
 
@@ -60,7 +65,9 @@ def _us(trace: Trace, start_ns: int) -> Decimal:
     return _microseconds(start_ns + trace.source_offset_ns)
 
 
-def _event(trace: Trace, name: str, category: str, pid: int, tid: int, start_ns: int, dur_ns: int, **args: Any) -> dict[str, Any]:
+def _event(
+    trace: Trace, name: str, category: str, pid: int, tid: int, start_ns: int, dur_ns: int, **args: Any
+) -> dict[str, Any]:
     return {
         "ph": "X", "cat": category, "name": name, "pid": pid, "tid": tid, "ts": _us(trace, start_ns),
         "dur": _microseconds(dur_ns), "args": {k: v for k, v in args.items() if v is not None},
@@ -83,11 +90,15 @@ def _gpu(trace: Trace, begin: int, end: int) -> Iterator[dict[str, Any]]:
         frame = _touching(trace.table(table), begin, end)
         identity = frame.columns[0]
         named = frame.join(
-            names.filter(pl.col("kind") == kinds[table]).select(pl.col("source_id").alias(identity), shown="name"), on=identity, how="left"
+            names.filter(pl.col("kind") == kinds[table]).select(pl.col("source_id").alias(identity), shown="name"),
+            on=identity,
+            how="left",
         )
         full = pl.col("name") if table == "kernels" else pl.lit(None, pl.String)
         columns = ["shown", "device", "stream", "start_ns", "dur_ns", "correlation_id", "step_id"]
-        for shown, device, stream, start, dur, correlation, step, kernel in named.select(*columns, full.alias("full")).rows():
+        for shown, device, stream, start, dur, correlation, step, kernel in named.select(
+            *columns, full.alias("full")
+        ).rows():
             yield _event(
                 trace, shown or category, category, _GPU_PID + (device or 0), stream or 0, start, dur,
                 correlation=correlation, step=step, kernel=kernel,
@@ -97,7 +108,12 @@ def _gpu(trace: Trace, begin: int, end: int) -> Iterator[dict[str, Any]]:
 def _flows(trace: Trace, begin: int, end: int) -> Iterator[dict[str, Any]]:
     """Launch call → first GPU row, where both lie in the cut."""
     calls = _touching(trace.table("launches").filter(pl.col("gpu_start_ns").is_not_null()), begin, end)
-    first = trace.table("gpu_ops").sort("start_ns").unique("launch_id", keep="first").select("launch_id", "device", "stream")
+    first = (
+        trace.table("gpu_ops")
+        .sort("start_ns")
+        .unique("launch_id", keep="first")
+        .select("launch_id", "device", "stream")
+    )
     for launch, pid, tid, start, gpu, device, stream in (
         calls.filter(pl.col("gpu_start_ns") < end)
         .join(first, on="launch_id")
@@ -106,7 +122,14 @@ def _flows(trace: Trace, begin: int, end: int) -> Iterator[dict[str, Any]]:
     ):
         common = {"cat": "ac2g", "name": "launch", "id": launch}
         yield {"ph": "s", **common, "pid": pid or 0, "tid": tid or 0, "ts": _us(trace, start)}
-        yield {"ph": "f", "bp": "e", **common, "pid": _GPU_PID + (device or 0), "tid": stream or 0, "ts": _us(trace, gpu)}
+        yield {
+            "ph": "f",
+            "bp": "e",
+            **common,
+            "pid": _GPU_PID + (device or 0),
+            "tid": stream or 0,
+            "ts": _us(trace, gpu),
+        }
 
 
 def _finding_track(trace: Trace, finding: Finding) -> list[dict[str, Any]]:
@@ -131,5 +154,8 @@ def _track_names(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
         rows.append({"ph": "M", "name": "process_sort_index", "pid": pid, "tid": 0, "args": {"sort_index": order}})
         if is_gpu:
             streams = sorted({e["tid"] for e in events if e["pid"] == pid})
-            rows += [{"ph": "M", "name": "thread_name", "pid": pid, "tid": s, "args": {"name": f"stream {s}"}} for s in streams]
+            rows += [
+                {"ph": "M", "name": "thread_name", "pid": pid, "tid": s, "args": {"name": f"stream {s}"}}
+                for s in streams
+            ]
     return rows

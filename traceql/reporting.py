@@ -20,7 +20,7 @@ from traceql.trace import Trace
 _ORDER = {"error": 0, "failed": 1, "passed": 2, "not_applicable": 3}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """The result of ``analyze``; renders itself in a notebook.
 
@@ -108,6 +108,9 @@ class Report:
             )
         write_text(target, self.render(chosen))
         return target
+
+    def __repr__(self) -> str:
+        return f"<Report of {', '.join(t.path.name for t in self.traces)}: {len(self.found)} findings>"
 
     def _repr_html_(self) -> str:
         from traceql.notebook import report_html

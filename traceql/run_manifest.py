@@ -75,7 +75,9 @@ def _with_latency(trace: Trace, manifest: RunManifest) -> Trace:
     milliseconds = manifest.unprofiled_ms.get(manifest.mode(trace) or "")
     if milliseconds is None:
         return trace
-    row = pl.DataFrame({"rank": [trace.rank], "key": [UNPROFILED], "value": [f"{milliseconds:g}"]}, trace.loaded["metadata"].schema)
+    row = pl.DataFrame(
+        {"rank": [trace.rank], "key": [UNPROFILED], "value": [f"{milliseconds:g}"]}, trace.loaded["metadata"].schema
+    )
     return replace(trace, loaded={**trace.loaded, "metadata": pl.concat([trace.loaded["metadata"], row])}, _memo={})
 
 

@@ -26,7 +26,9 @@ _KEPT_TABLES = re.compile(
     r"|StringIds|TARGET_INFO_(?:GPU|GPU_METRICS|CUDA_DEVICE|CUDA_CONTEXT_INFO|CUDA_STREAM|SESSION_START_TIME)|DIAGNOSTIC_EVENT"
     r"|ANALYSIS_DETAILS|META_DATA_(?:EXPORT|CAPTURE)|ENUM_\w+)$"
 )
-_KEPT_METADATA = r"EXPORT_(?:PRODUCT|SCHEMA|ARCH|PLATFORM)\w*|(?:PROCESS_\d+:)?(?:CUDA_GRAPH_TRACE_OPTIONS:\w+|COLLECT_\w+TRACE)"
+_KEPT_METADATA = (
+    r"EXPORT_(?:PRODUCT|SCHEMA|ARCH|PLATFORM)\w*|(?:PROCESS_\d+:)?(?:CUDA_GRAPH_TRACE_OPTIONS:\w+|COLLECT_\w+TRACE)"
+)
 _STRING_COLUMN = re.compile(r"(?:[nN]ame|[tT]ext|[sS]tring|module|symbol)(?:Id)?$|Name$|^nameId$")
 _HOME = re.compile(rb"/(?:home|Users)/[^/\"\s\\]+|/root(?=/)")
 
@@ -41,7 +43,9 @@ def scrub(source: Path, target: Path) -> None:
     elif start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"["):
         _scrub_kineto(source, target)
     else:
-        raise UsageError(f"{source}: only nsys .sqlite exports and PyTorch profiler traces can be scrubbed; export first")
+        raise UsageError(
+            f"{source}: only nsys .sqlite exports and PyTorch profiler traces can be scrubbed; export first"
+        )
 
 
 def _scrub_kineto(source: Path, target: Path) -> None:

@@ -26,7 +26,9 @@ class CutServer:
         try:
             self._server = HTTPServer(("127.0.0.1", port), self._handler())
         except OSError as error:
-            raise UsageError(f"port {port} on 127.0.0.1 is taken ({error.strerror}); end what uses it: Perfetto fetches from no other") from error
+            raise UsageError(
+                f"port {port} on 127.0.0.1 is taken ({error.strerror}); end what uses it: Perfetto fetches from no other"
+            ) from error
         self.port = self._server.server_address[1]
         shown = "" if visible_ns is None else f"&visStart={visible_ns[0]}&visEnd={visible_ns[1]}"
         self.link = f"{PERFETTO}/#!/?url=http://127.0.0.1:{self.port}{self.path}{shown}"
@@ -65,7 +67,7 @@ class CutServer:
                 self.wfile.write(owner.content)
                 owner.served += 1
 
-            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
+            def log_message(self, format: str, *args: Any) -> None:
                 """Requests are nobody's business."""
 
         return Handler

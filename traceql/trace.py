@@ -73,7 +73,7 @@ class Capabilities:
         return asdict(self)
 
 
-@dataclass
+@dataclass(repr=False)
 class Trace:
     """One capture. Tables are LazyFrames by name (``trace.kernels``), derived frames are computed once and kept.
 
@@ -157,6 +157,10 @@ class Trace:
         Nsight Systems shows the session clock; Perfetto and the Chrome viewer count from the first event.
         """
         return (start_ns + (self.source_offset_ns if self.source == "nsys" else 0)) / 1e9
+
+    def __repr__(self) -> str:
+        rank = "" if self.rank is None else f", rank {self.rank}"
+        return f"<Trace {self.path.name}, {self.source}{rank}>"
 
     def _repr_html_(self) -> str:
         from traceql.notebook import trace_html

@@ -11,7 +11,9 @@ from traceql.errors import UsageError
 
 @click.command(name="open")
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--finding", type=click.IntRange(min=1), metavar="N", help="Cut around finding N, as the report numbers them.")
+@click.option(
+    "--finding", type=click.IntRange(min=1), metavar="N", help="Cut around finding N, as the report numbers them."
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the cut here instead of serving it.")
 @click.option("--no-browser", is_flag=True, help="Print the link; do not open a browser.")
 def open_(path: Path, finding: int | None, output: Path | None, no_browser: bool) -> None:

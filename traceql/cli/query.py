@@ -49,9 +49,10 @@ def _emit(frame: pl.DataFrame, format_: str, output: Path | None) -> None:
         else:
             output.write_bytes(buffer.getvalue())
         return
-    text = {"csv": frame.write_csv, "json": lambda: frame.write_json() + "\n", "table": lambda: _table(frame)}[
-        format_
-    ]()
+    if format_ == "csv":
+        text = frame.write_csv()
+    else:
+        text = f"{frame.write_json()}\n" if format_ == "json" else _table(frame)
     if output is None:
         click.echo(text, nl=False)
     else:

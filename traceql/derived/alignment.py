@@ -120,7 +120,9 @@ def _launch_context(trace: Trace) -> pl.DataFrame:
 
     timeline = host_timeline(trace)
     threads = timeline.activities.select("thread", "pid", "tid").unique()
-    calls = launches(trace).select("launch_id", "start_ns", "pid", "tid").join(threads, on=["pid", "tid"], nulls_equal=True)
+    calls = (
+        launches(trace).select("launch_id", "start_ns", "pid", "tid").join(threads, on=["pid", "tid"], nulls_equal=True)
+    )
     at = intervals.holding(calls, "start_ns", timeline.pieces, "activity_id", ["thread"])
     step_names = marks(trace)["name"].unique().drop_nulls()
     kind, name = pl.col("kind"), pl.col("name")

@@ -107,9 +107,7 @@ def parents(starts: NDArray[np.int64], ends: NDArray[np.int64], groups: NDArray[
     return found
 
 
-def innermost(
-    starts: NDArray[np.int64], ends: NDArray[np.int64], groups: NDArray[np.int64]
-) -> pl.DataFrame:
+def innermost(starts: NDArray[np.int64], ends: NDArray[np.int64], groups: NDArray[np.int64]) -> pl.DataFrame:
     """Each group's time, cut where its innermost interval changes: group, start_ns, end_ns, row; in order, no overlap.
 
     Innermost is the last started interval that is still open; ``row`` is −1 where none is. A group's pieces cover all

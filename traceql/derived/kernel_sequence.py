@@ -9,7 +9,6 @@ from traceql.derived.launches import calls_with_gpu_work, launched_by
 from traceql.kernel_names import described
 from traceql.trace import Trace
 
-
 _SCHEMA = {
     "call_ns": pl.Int64, "tid": pl.Int64, "category": pl.String, "kernel_id": pl.Int64, "symbol": pl.Int64, "pid": pl.Int64,
 }  # fmt: skip

@@ -9,6 +9,7 @@ from traceql.derived.gpu_ops import gpu_ops
 from traceql.derived.repetition import Repetition, repetition
 from traceql.trace import Trace
 
+
 @memoised
 def layer_kernels(trace: Trace) -> pl.DataFrame:
     """Kernels that lie in a layer: kernel_id, step_id, device, layer (0-based), position in the layer, repeats."""

@@ -48,7 +48,9 @@ def block_roles(categories: list[str | None], names: list[str]) -> list[str | No
             roles[at] = _product_role(categories, names, at) or "gemm"
     for at, name in enumerate(names):
         if _is_reduction(name):
-            before = next((roles[(at - back) % size] for back in range(1, size) if not _is_reduction(names[at - back])), None)
+            before = next(
+                (roles[(at - back) % size] for back in range(1, size) if not _is_reduction(names[at - back])), None
+            )
             roles[at] = before
     return roles
 

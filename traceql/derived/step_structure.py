@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from traceql.derived.kernel_sequence import kernels_in_launch_order
 from traceql.derived import api, intervals
+from traceql.derived.kernel_sequence import kernels_in_launch_order
 from traceql.derived.launches import calls_with_gpu_work, launched_by, launches
 from traceql.derived.repetition import repetition
 from traceql.derived.step_marks import MARK_SCHEMA
@@ -100,7 +100,9 @@ def from_kernel_sequence(trace: Trace) -> pl.DataFrame:
         return _none()  # several in one replay: a cycle inside a step
     ends_step = anchors["category"][0] == "sampling"
     earliest = np.append(kernels["call_ns"][0], starts[:-1] + 1) if ends_step else starts
-    return _whole_steps(trace, _between(trace, starts, earliest, anchors["pid"][0], anchors["tid"][0], "kernel_sequence"))
+    return _whole_steps(
+        trace, _between(trace, starts, earliest, anchors["pid"][0], anchors["tid"][0], "kernel_sequence")
+    )
 
 
 def _periodic_anchors(symbols: NDArray[np.int64]) -> NDArray[np.int64] | None:
@@ -194,7 +196,9 @@ def from_ranges(trace: Trace) -> pl.DataFrame:
     best: tuple[float, int, pl.DataFrame] | None = None
     for row in candidates.rows(named=True):
         members = named.filter(
-            pl.col("family").eq(row["family"]) & pl.col("pid").eq_missing(row["pid"]) & pl.col("tid").eq_missing(row["tid"])
+            pl.col("family").eq(row["family"])
+            & pl.col("pid").eq_missing(row["pid"])
+            & pl.col("tid").eq_missing(row["tid"])
         ).sort("start_ns")
         share = _share_inside(calls.filter(pl.col("start_ns").is_between(row["first"], row["last"])), members)
         if share >= _COVERED and (best is None or (share, -members.height) > best[:2]):
@@ -202,7 +206,12 @@ def from_ranges(trace: Trace) -> pl.DataFrame:
     if best is None:
         return _none()
     name = pl.col("name").str.to_lowercase()
-    kind = pl.when(name.str.contains("decode")).then(pl.lit("decode")).when(name.str.contains("prefill")).then(pl.lit("prefill"))
+    kind = (
+        pl.when(name.str.contains("decode"))
+        .then(pl.lit("decode"))
+        .when(name.str.contains("prefill"))
+        .then(pl.lit("prefill"))
+    )
     return best[2].select(
         "name", "start_ns", "end_ns", "pid", "tid", kind.alias("kind"),
         pl.lit(None, pl.Int64).alias("batch_size"), pl.lit(None, pl.Int64).alias("tokens"), pl.lit("nvtx").alias("found_by"),

@@ -47,7 +47,9 @@ class StepModel:
     graph: nx.DiGraph[Any] = field(repr=False)
     end: str
 
-    def period_ns(self, *, scale: Mapping[Part, float] | None = None, saved: Mapping[tuple[Any, Any], int] | None = None) -> int:
+    def period_ns(
+        self, *, scale: Mapping[Part, float] | None = None, saved: Mapping[tuple[Any, Any], int] | None = None
+    ) -> int:
         """The period with each part's time multiplied by ``scale`` and edges shortened by ``saved`` ns."""
         return self._starts(scale or {}, saved or {})[self.end]
 
@@ -123,7 +125,11 @@ def _host_events(trace: Trace, pid: int | None, tid: int | None, begin: int, end
     """Launch calls and waits of the step's thread that start in the period: event, kind, name, start_ns, end_ns, launch_id."""
     own = pl.col("pid").eq_missing(pl.lit(pid, pl.Int64)) & pl.col("tid").eq_missing(pl.lit(tid, pl.Int64))
     inside = own & (pl.col("start_ns") >= begin) & (pl.col("start_ns") < end)
-    calls = launches(trace).filter(inside & (pl.col("gpu_ops") > 0)).select("name", "start_ns", "dur_ns", "launch_id", kind=pl.lit("launch"))
+    calls = (
+        launches(trace)
+        .filter(inside & (pl.col("gpu_ops") > 0))
+        .select("name", "start_ns", "dur_ns", "launch_id", kind=pl.lit("launch"))
+    )
     waits = (
         trace.loaded["runtime_calls"]
         .filter(inside & pl.col("name").str.contains(api.SYNCHRONIZE))
@@ -145,7 +151,9 @@ def _gpu_work(trace: Trace, host: pl.DataFrame) -> pl.DataFrame:
     ``exec_ns`` is what it adds to its stream (kernels of one stream overlap under programmatic dependent launch);
     ``lag_ns`` the time since the work before it on the stream ended, ``queued`` whether its call had returned by then.
     """
-    calls = host.filter(pl.col("launch_id").is_not_null()).select("event", "launch_id", call_start="start_ns", call_end="end_ns")
+    calls = host.filter(pl.col("launch_id").is_not_null()).select(
+        "event", "launch_id", call_start="start_ns", call_end="end_ns"
+    )
     rows = gpu_ops(trace).join(calls, on="launch_id", how="inner", maintain_order="left")
     grouped = (
         rows.sort("start_ns", "end_ns")
@@ -173,9 +181,13 @@ def _add_host_chain(graph: nx.DiGraph[Any], host: pl.DataFrame, begin: int, end:
     before, since = "begin", begin
     for row in host.rows(named=True):
         start, stop = f"{row['event']} start", f"{row['event']} end"
-        _edge(graph, before, start, "host", "host work", row["start_ns"] - since, start_ns=since, end_ns=row["start_ns"])
+        _edge(
+            graph, before, start, "host", "host work", row["start_ns"] - since, start_ns=since, end_ns=row["start_ns"]
+        )
         if row["kind"] == "launch":
-            _edge(graph, start, stop, "call", row["name"], row["dur_ns"], start_ns=row["start_ns"], end_ns=row["end_ns"])
+            _edge(
+                graph, start, stop, "call", row["name"], row["dur_ns"], start_ns=row["start_ns"], end_ns=row["end_ns"]
+            )
         else:
             _edge(graph, start, stop, "wait", row["name"], 0)
         before, since = stop, min(row["end_ns"], end)

@@ -2,12 +2,9 @@
 
 ``at`` is an index into ``data`` and ``stop`` the end of what may be read; reading functions return the index after
 what they read, -1 when it is not what it should be. The vector helpers go through LLVM and work on any processor.
-
-numba's cache on disk notices a change of the file a compiled entry point is in, not of this one: ``kineto_scan``
-therefore names the checksum of this file, and a test holds the two together.
 """
 
-# ruff: noqa: PLR0911, PLR0912, PLR0917, PLR1714 - compiled loops: a call, a tuple or a set here costs time per byte
+# ruff: noqa: PLR0912, PLR1714 - compiled loops: a call, a tuple or a set here costs time per byte
 
 from __future__ import annotations
 
@@ -28,17 +25,17 @@ MAX_KEY = 32  # bytes of the longest key the tables use, in whole words
 MAX_ODD_EVENT = 1 << 24  # an event that long is a file with its quotes out of step
 
 # without reference counting: the scanner owns no memory, and counting costs more than reading
-_OPTIONS: Any = {"nogil": True, "cache": True, "boundscheck": False, "error_model": "numpy", "_nrt": False}
+OPTIONS: Any = {"nogil": True, "boundscheck": False, "error_model": "numpy", "_nrt": False}
 
 
 def compiled(function: Callable[..., Any]) -> Any:
     """Decorate a function of the scanner."""
-    return numba.njit(**_OPTIONS)(function)
+    return numba.njit(**OPTIONS)(function)
 
 
 def inlined(function: Callable[..., Any]) -> Any:
     """Decorate a function that takes a Layout or a Workspace: passing one costs a hundred words a call."""
-    return numba.njit(**_OPTIONS, forceinline=True)(function)
+    return numba.njit(**OPTIONS, forceinline=True)(function)
 
 
 def intrinsic(function: Callable[..., Any]) -> Any:

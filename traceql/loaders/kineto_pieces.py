@@ -10,7 +10,6 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from traceql.loaders import json_scan, kineto_scan
 from traceql.loaders.kineto_events import (
     DECODE_EVENT,
     FAMILIES,
@@ -34,6 +33,7 @@ from traceql.loaders.kineto_scan_layout import (
     layout,
     workspace,
 )
+from traceql.loaders.scan_code import Scanner, scanner
 
 _ORDER = "order of the event"  # no column of a family has a name with spaces
 
@@ -94,11 +94,13 @@ _room = _Room()
 
 def read(buffer: Buffer, begin: int, limit: int) -> Piece:
     """The events from ``begin``, where one starts, until one would start at or after ``limit``."""
+    compiled = scanner()
+    assert compiled is not None
     data = np.frombuffer(buffer, np.uint8)
     mode = Mode.ODD_ONLY
     while True:
         try:
-            return _read(buffer, data, begin, limit, mode)
+            return _read(compiled, buffer, data, begin, limit, mode)
         except _DoubtError:
             mode = Mode(mode + 1)
         except _UnreadableError as error:
@@ -106,14 +108,14 @@ def read(buffer: Buffer, begin: int, limit: int) -> Piece:
             return Piece(**{**vars(before), "position": error.at, "ended": Ended.BROKEN})
 
 
-def _read(buffer: Buffer, data: Any, begin: int, limit: int, mode: Mode) -> Piece:
-    space, ended = _scan(data, begin, limit, mode)
+def _read(compiled: Scanner, buffer: Buffer, data: Any, begin: int, limit: int, mode: Mode) -> Piece:
+    space, ended = _scan(compiled, data, begin, limit, mode)
     result = space.result
     position = int(result[Result.POSITION])
     odd = space.odd[: result[Result.ODD]]
     if mode != Mode.EVERYTHING:
-        counted = json_scan.count_phases(data, begin, position)
-        counted -= sum(json_scan.count_phases(data, start, stop) for start, stop in odd[:, :2].tolist())
+        counted = compiled.count_phases(data, begin, position)
+        counted -= sum(compiled.count_phases(data, start, stop) for start, stop in odd[:, :2].tolist())
         if counted != result[Result.PHASES]:
             raise _DoubtError
     texts = _texts(buffer, space)
@@ -140,12 +142,12 @@ def _read(buffer: Buffer, data: Any, begin: int, limit: int, mode: Mode) -> Piec
     )
 
 
-def _scan(data: Any, begin: int, limit: int, mode: Mode) -> tuple[Workspace, Ended]:
+def _scan(compiled: Scanner, data: Any, begin: int, limit: int, mode: Mode) -> tuple[Workspace, Ended]:
     size = limit - begin
     rows, odd, texts = size // 128 + 64, size // 4096 + 64, size // 512 + 256
     while True:
         space = _room.of(rows, odd, texts)
-        ended = Ended(kineto_scan.scan(data, begin, limit, len(data), mode.value, layout()[0], space))
+        ended = compiled.scan(data, begin, limit, mode, space)
         if ended != Ended.FULL:
             return space, ended
         rows, odd, texts = 4 * _room.rows, 4 * _room.odd, 4 * _room.texts

@@ -5,7 +5,7 @@ accepts an event only when every byte of it follows the JSON grammar and every v
 it knows; any other event is put on the *odd* list for the strict decoder. Nothing is guessed and nothing is dropped.
 """
 
-# ruff: noqa: PLR0911, PLR0912, PLR0917, PLR1714 - compiled loops: a call, a tuple or a set here costs time per byte
+# ruff: noqa: PLR0912, PLR1714 - compiled loops: a call, a tuple or a set here costs time per byte
 
 from __future__ import annotations
 
@@ -29,9 +29,6 @@ from traceql.loaders.json_scan import (
     value_end,
 )
 from traceql.loaders.kineto_scan_layout import NULL, Ended, Kind, Mode, Result, State
-
-HELPERS_SHA256 = "f4a7cccbc72a16d5e5f9eadc76f9e53efb4548cdf408508b0b278e7818a5e35a"
-"""Of json_scan.py: changing it makes numba compile this file anew."""
 
 MAX_ALIGNED_OBJECTS = 3  # more in one event and the recovery of kineto_json may not put its pieces together
 

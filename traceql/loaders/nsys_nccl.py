@@ -35,7 +35,9 @@ def collective_calls(export: Export) -> pl.DataFrame:
     group = pl.format("communicator {}", "communicator")
     calls = held.with_columns(pl.col("row").cast(pl.Int64)).join(values, on="row", how="inner")
     sizes = calls.drop_nulls("world_size").unique("communicator").select("communicator", ranks="world_size")
-    timed = calls.filter(pl.col("bytes").is_not_null(), is_time("start"), is_time("end"), pl.col("end") >= pl.col("start"))
+    timed = calls.filter(
+        pl.col("bytes").is_not_null(), is_time("start"), is_time("end"), pl.col("end") >= pl.col("start")
+    )
     return timed.join(sizes, on="communicator", how="left", maintain_order="left").select(
         pl.col("start").alias("start_ns"),
         (pl.col("end") - pl.col("start")).alias("dur_ns"),
