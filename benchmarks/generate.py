@@ -87,11 +87,10 @@ class Capture:
 
 def write_torch(out: Path, size: int, captures: list[Capture], layout: str) -> int:
     """Write at least ``size`` bytes of events; returns their number."""
-    opener: Any = gzip.open(out, "wb", compresslevel=6) if out.suffix == ".gz" else out.open("wb")
     first = captures[0]
     head, separator, tail = FRAMES[layout](first)
     time, shift, written, events = first.first_ns, 0, 0, 0
-    with opener as file:
+    with gzip.open(out, "wb", compresslevel=6) if out.suffix == ".gz" else out.open("wb") as file:
         file.write(head)
         while written < size:
             for capture in captures:

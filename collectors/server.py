@@ -6,6 +6,7 @@ Either a server of our own, which is ended afterwards, or one that runs already 
 from __future__ import annotations
 
 import gzip
+import random
 import socket
 import threading
 import time
@@ -178,10 +179,15 @@ class _Session:
 
 
 def free_port() -> int:
-    """A port nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A free port low enough that the ports sglang derives from it (its gRPC port is 10,000 higher) exist."""
+    for port in random.sample(range(20_000, 50_000), 100):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise CollectError("no free port between 20000 and 50000 on 127.0.0.1; give one with --port")
 
 
 def require_free(port: int) -> None:

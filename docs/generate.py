@@ -113,10 +113,10 @@ def _help(text: str) -> list[str]:
 def _option(option: click.Option) -> str:
     names = ", ".join(f"`{name}`" for name in [*option.opts, *option.secondary_opts])
     value = "" if option.is_flag or option.count else f" {_values(option)}"
-    given = option.default if option.show_default and not option.is_flag else None
+    shown = option.show_default and not option.is_flag and isinstance(option.default, (str, int, float))
     many = " May be given several times." if option.multiple else ""
-    shown = "" if given is None or callable(given) or given == () else f"`{given}`"
-    return f"| {names}{value} | {shown} | {_cell((option.help or '').replace(chr(8), ''))}{many} |"
+    given = f"`{option.default}`" if shown else ""
+    return f"| {names}{value} | {given} | {_cell((option.help or '').replace(chr(8), ''))}{many} |"
 
 
 def _values(option: click.Option) -> str:

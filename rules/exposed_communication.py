@@ -131,7 +131,9 @@ def _advice(table: pl.DataFrame, *, waits: bool) -> list[str]:
             "The messages are small: a one-shot custom or multimem all-reduce, fused with the norm after it, beats a ring."
         )
     else:
-        advice.append("Overlap the large messages with computation: two micro-batches, or chunked GEMM and reduce-scatter.")
+        advice.append(
+            "Overlap the large messages with computation: two micro-batches, or chunked GEMM and reduce-scatter."
+        )
     if waits:
         advice.append("Most of the time in collectives is waiting: see straggler-rank (TQL503) first.")
     return advice

@@ -17,8 +17,8 @@ the program's shorter duration, stays under 40 %. The rule fires when latency-bo
 `min-share-pct` of the GPU busy time of a kind of step. Kernels of which nothing is known are not judged: the finding
 says what share of the GPU time was, and with less than `min-known-pct` of it the rule does not apply rather than pass.
 
-The small kernels between the GEMMs of an 8B model's decode (norms, rotary embedding, cache writes, reductions) take
-6 % of the GPU time at batch 64 on an H200. Below 5 % fusing them is not where the time is.
+The small kernels between the GEMMs of an 8B model's decode (norms, rotary embedding, cache writes) take 5 % of the GPU
+time at batch 64 on an H200. Below that, fusing them is not where the time is.
 
 ## Known problems
 Bytes by shapes are an upper bound of what crosses to DRAM, so a kernel fed from L2 may look closer to the ceiling than

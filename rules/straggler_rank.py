@@ -85,9 +85,7 @@ class StragglerRank(RunRule):
         for index in range(late.height):
             yield self._straggler(job, steps, ranks, index, kind)
 
-    def _straggler(
-        self, job: Job, steps: pl.DataFrame, ranks: pl.DataFrame, index: int, kind: str | None
-    ) -> Finding:
+    def _straggler(self, job: Job, steps: pl.DataFrame, ranks: pl.DataFrame, index: int, kind: str | None) -> Finding:
         row = ranks.row(index, named=True)
         member = row["member"]
         spent = instead(job, member, steps)

@@ -63,7 +63,9 @@ class Topology(RunRule):
         min_efficiency_pct: float = option(90.0, "scaling efficiency below which a group on NVLink is reported")
 
     def check_run(self, digests: Sequence[RankDigest], options: Options) -> Iterator[Finding]:
-        known = [(job, facts, kind) for job in jobs(digests) if (facts := job.ranks[0].run) and (kind := kind_of(facts))]
+        known = [
+            (job, facts, kind) for job in jobs(digests) if (facts := job.ranks[0].run) and (kind := kind_of(facts))
+        ]
         if not known:
             raise NotApplicableError(
                 "no communication, or how its GPUs are linked is not recorded; `traceql collect` writes it into the manifest"
@@ -74,9 +76,7 @@ class Topology(RunRule):
             if kind != "nvlink" or (efficiency is not None and efficiency < options.min_efficiency_pct):
                 yield self._finding(job, facts, kind, efficiency, table)
 
-    def _finding(
-        self, job: Job, facts: RunFacts, kind: Kind, efficiency: float | None, table: pl.DataFrame
-    ) -> Finding:
+    def _finding(self, job: Job, facts: RunFacts, kind: Kind, efficiency: float | None, table: pl.DataFrame) -> Finding:
         low, high = BANDS[kind]
         spent = [c.row for c in median_costs(job, pl.col("exposed_transfer_ns"), pl.col("period_ns"))[:1]]
         free = [100 - 100 * (r["exposed_transfer_ns"] + r["exposed_waiting_ns"]) / r["period_ns"] for r in spent]

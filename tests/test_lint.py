@@ -139,6 +139,14 @@ def test_a_rule_named_that_cannot_run_is_incomplete_a_family_is_not(lint: Any, c
     assert lint(clean, "--select", "TQL301", "--allow-incomplete").code == 0
 
 
+def test_what_failed_outranks_what_could_not_run(lint: Any, eager: Path) -> None:
+    Path("traceql.toml").write_text("[[budgets]]\nmetric = 'step.kernels'\nkind = 'prefill'\nmax = 5\n")
+    ran = lint(eager)
+    assert ran.code == 1
+    assert "incomplete: Budget step.kernels (prefill, median) ≤ 5 cannot be told" in ran.out
+    assert lint(eager, "--fail-on", "error").code == 2
+
+
 def test_budgets(lint: Any, clean: Path) -> None:
     config = Path("traceql.toml")
     config.write_text("ignore=['TQL903']\n[[budgets]]\nmetric = 'step.kernels'\nkind = 'decode'\nmax = 5\n")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 from itertools import combinations
 from math import comb
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -140,3 +142,27 @@ def test_a_planted_regression_is_caught_and_none_invented() -> None:
         invented += outcomes(runs[:5], runs[5:]) in ("slower", "faster")
     assert caught / 300 > 0.9
     assert invented / 300 <= 0.05
+
+
+REPEATS = json.loads((Path(__file__).parent / "data" / "unprofiled_repeats_h200.json").read_text())["runs_ms"]
+
+
+@pytest.mark.parametrize("mode", REPEATS)
+def test_recorded_repeats_raise_no_more_alarms_than_stated(mode: str) -> None:
+    """Ten recorded unprofiled repeats of one program, dealt to the two sides in every way."""
+    alarms = [dealt(REPEATS[mode], set(chosen), 1.0) for chosen in combinations(range(10), 5)]
+    assert len(alarms) == 252
+    assert sum(outcome in ("slower", "faster") for outcome in alarms) <= 0.05 * len(alarms)
+
+
+@pytest.mark.parametrize("mode", REPEATS)
+def test_recorded_repeats_with_a_clear_regression_are_caught(mode: str) -> None:
+    """These repeats scatter by 4 %: 10 % planted in five of them is caught however they are dealt."""
+    assert {dealt(REPEATS[mode], set(chosen), 1.1) for chosen in combinations(range(10), 5)} == {"slower"}
+
+
+def dealt(runs: list[float], head: set[int], factor: float) -> str:
+    """The outcome with the runs of these places as head, slowed by ``factor``."""
+    return outcomes(
+        [r for i, r in enumerate(runs) if i not in head], [r * factor for i, r in enumerate(runs) if i in head]
+    )

@@ -28,6 +28,7 @@ Unit = Literal["us_per_step", "pct", "ratio"]
 Status = Literal["new", "worse", "known"]
 
 _SUFFIXES: tuple[tuple[str, Unit], ...] = (("_us_per_step", "us_per_step"), ("_pct", "pct"), ("_ratio", "ratio"))
+_SHOWN: dict[Unit, str] = {"us_per_step": "µs/step", "pct": "%", "ratio": "×"}
 _FLOORS: dict[Unit, float] = {"us_per_step": 0.0, "pct": 1.0, "ratio": 0.0}
 """Least growth that counts beside the relative one; µs per step take theirs from the settings."""
 
@@ -66,7 +67,8 @@ def amount(magnitude: float | None, unit: Unit | None) -> str:
     """A magnitude as text, empty without one."""
     if magnitude is None or unit is None:
         return ""
-    return f"{magnitude:,.4g} {dict(us_per_step='µs/step', pct='%', ratio='×')[unit]}"
+    digits = f"{magnitude:,.0f}" if abs(magnitude) >= 100 else f"{magnitude:.3g}"
+    return f"{digits} {_SHOWN[unit]}"
 
 
 def magnitude(finding: Finding) -> tuple[float, Unit] | tuple[None, None]:

@@ -19,6 +19,7 @@ from traceql.derived.ops import op_costs
 from traceql.derived.period_parts import OUTSIDE, main_device, period_parts
 from traceql.derived.step_metrics import METRICS, step_metrics
 from traceql.errors import UsageError
+from traceql.run_manifest import UNPROFILED
 from traceql.trace import Trace
 
 Status = Literal["appeared", "vanished", "slower", "faster", "same"]
@@ -220,7 +221,7 @@ def _figures(base: Side, head: Side) -> tuple[Figure, ...]:
     return tuple(Figure(name, unit, values[0][name], values[1][name]) for name, unit in _FIGURES.items())
 
 
-_FIGURES = {name: metric.unit for name, metric in METRICS.items()} | {
+_FIGURES = {"unprofiled_step_ns": "ns"} | {name: metric.unit for name, metric in METRICS.items()} | {
     "graph_boundaries": "", "idle_at_boundaries_ns": "ns", "layers": "", "kernels_per_layer": "", "layer_busy_ns": "ns",
 }  # fmt: skip
 
@@ -231,7 +232,9 @@ def _step_figures(side: Side) -> dict[str, Any]:
     boundaries = graph_boundaries(side.trace).filter(own)
     device = main_device(side.trace, side.step_id)
     block = layers(side.trace).filter(own & (pl.col("device") == device))
+    stated = side.trace.loaded["metadata"].filter(pl.col("key") == UNPROFILED)["value"]
     return found | {
+        "unprofiled_step_ns": float(stated[0]) * 1e6 if len(stated) else None,
         "graph_boundaries": boundaries.height if found["graph_segments"] is not None else None,
         "idle_at_boundaries_ns": boundaries["idle_ns"].sum() if found["graph_segments"] is not None else None,
         "layers": block.height or None,

@@ -18,7 +18,7 @@ _PARTS = 12
 _OPS = 8
 
 _LABELS = {
-    "period_ns": "Step period", "cpu_ns": "Host time of the step", "gpu_busy_ns": "GPU busy", "gpu_idle_ns": "GPU idle",
+    "unprofiled_step_ns": "Step without the profiler", "period_ns": "Step period", "cpu_ns": "Host time of the step", "gpu_busy_ns": "GPU busy", "gpu_idle_ns": "GPU idle",
     "gpu_idle_pct": "GPU idle, of the period", "gpu_ops": "GPU operations", "memcpys": "Copies", "memcpy_bytes": "Bytes copied",
     "synchronizes": "Synchronising calls", "idle_at_boundaries_ns": "Idle at graph boundaries", "layer_busy_ns": "GPU busy per layer",
 }  # fmt: skip

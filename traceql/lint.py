@@ -69,10 +69,22 @@ class LintResult:
 
     @property
     def exit_code(self) -> int:
-        """2 unreadable or incomplete, which outranks 1: findings at or over ``fail_on``, or a budget exceeded; 0 clean."""
-        if self.report.unreadable or (self.incomplete and not self.allow_incomplete):
+        """0 clean; 1 failed: a finding at or over ``fail_on``, or a budget exceeded; 2 unreadable or incomplete.
+
+        A check that could not run does not hide that others failed: then it is 1.
+        """
+        if self.report.unreadable:
             return 2
-        return 1 if self.failing or self.exceeded else 0
+        if self.failing or self.exceeded:
+            return 1
+        return 2 if self.incomplete and not self.allow_incomplete else 0
+
+    @property
+    def gravity(self) -> Severity:
+        """How bad it is that checks could not run: an error when that decides the exit code."""
+        if self.allow_incomplete:
+            return Severity.INFO
+        return Severity.ERROR if self.exit_code == 2 else Severity.WARNING
 
     @property
     def verdict(self) -> str:

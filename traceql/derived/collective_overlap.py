@@ -27,9 +27,13 @@ def collective_overlap(trace: Trace) -> pl.DataFrame:
     streams = [_of_stream(rows, compute) for _, rows in found.group_by("device", "stream", maintain_order=True)]
     placed = pl.concat(streams).sort("collective_id")
     end = pl.col("start_ns") + pl.col("dur_ns")
-    reach = (pl.col("own_ns") + pl.col("left_ns")).cum_max().shift(1).over("device", order_by=["start_ns", "collective_id"])
+    reach = (
+        (pl.col("own_ns") + pl.col("left_ns")).cum_max().shift(1).over("device", order_by=["start_ns", "collective_id"])
+    )
     shared = pl.min_horizontal(pl.max_horizontal(reach.fill_null(0) - pl.col("own_ns"), _ZERO), "left_ns")
-    alone = placed.with_columns(shared_ns=shared).with_columns(alone_ns=pl.col("own_ns") + pl.col("shared_ns"), end_ns=end)
+    alone = placed.with_columns(shared_ns=shared).with_columns(
+        alone_ns=pl.col("own_ns") + pl.col("shared_ns"), end_ns=end
+    )
     hidden = _busy_elsewhere(alone, compute)
     return (
         alone.with_columns(hidden_ns=hidden)
@@ -77,7 +81,12 @@ def _of_stream(rows: pl.DataFrame, compute: pl.DataFrame) -> pl.DataFrame:
     before = mine.select(pl.col("start_ns").alias("_from"), reach=pl.col("end_ns").cum_max()).sort("_from")
     timed = rows.with_columns(end_ns=end).sort("start_ns", maintain_order=True)
     behind = timed.join_asof(
-        before, left_on="start_ns", right_on="_from", strategy="backward", allow_exact_matches=False, check_sortedness=False
+        before,
+        left_on="start_ns",
+        right_on="_from",
+        strategy="backward",
+        allow_exact_matches=False,
+        check_sortedness=False,
     )
     early = pl.min_horizontal(pl.max_horizontal(pl.col("reach").fill_null(0) - pl.col("start_ns"), _ZERO), "dur_ns")
     marked = behind.with_columns(early_ns=early).with_columns(own_ns=pl.col("start_ns") + pl.col("early_ns"))
@@ -91,9 +100,7 @@ def _busy_elsewhere(rows: pl.DataFrame, compute: pl.DataFrame) -> pl.Series:
     """Time from ``alone_ns`` to ``end_ns`` under compute kernels of other streams, in the order of ``rows``."""
     parts = []
     for (device, stream), mine in rows.group_by("device", "stream", maintain_order=True):
-        others = compute.filter(
-            (pl.col("device") == device) & ~pl.col("stream").eq_missing(pl.lit(stream, pl.Int64))
-        )
+        others = compute.filter((pl.col("device") == device) & ~pl.col("stream").eq_missing(pl.lit(stream, pl.Int64)))
         until = [intervals.busy_until(mine, edge, others, ["device"]) for edge in ("alone_ns", "end_ns")]
         parts.append(mine.select("collective_id").with_columns(hidden_ns=until[1] - until[0]))
     joined = rows.select("collective_id").join(pl.concat(parts), on="collective_id", how="left", maintain_order="left")

@@ -43,7 +43,9 @@ def collectives(trace: Trace) -> pl.DataFrame:
     joined = kernels.join(found, on="kernel_id", how="left", maintain_order="left").with_columns(
         collective_id=pl.int_range(pl.len(), dtype=pl.Int64),
         # the name tells what ran; only NCCL's SendRecv kernel also carries all-to-alls, which the framework knows
-        op=pl.when(names.op(name) == "send_recv").then(pl.coalesce("op", names.op(name))).otherwise(pl.coalesce(names.op(name), "op")),
+        op=pl.when(names.op(name) == "send_recv")
+        .then(pl.coalesce("op", names.op(name)))
+        .otherwise(pl.coalesce(names.op(name), "op")),
         library=names.library(name, on_amd=on_amd),
         algorithm=names.algorithm(name),
         protocol=names.protocol(name),
@@ -52,9 +54,7 @@ def collectives(trace: Trace) -> pl.DataFrame:
         source=pl.coalesce("source", pl.lit("name")),
     )
     rate = pl.when(pl.col("dur_ns") > 0).then(pl.col("bytes") / pl.col("dur_ns"))
-    return joined.with_columns(
-        algorithm_gb_per_s=rate, bus_gb_per_s=rate * names.bus_factor("op", "world_size")
-    )
+    return joined.with_columns(algorithm_gb_per_s=rate, bus_gb_per_s=rate * names.bus_factor("op", "world_size"))
 
 
 def _filled(found: pl.DataFrame) -> pl.DataFrame:

@@ -45,7 +45,7 @@ def shaped(trace: Trace) -> pl.DataFrame:
 def over_peak(trace: Trace) -> pl.DataFrame:
     """Kernels that exceed a peak: name, op, note, count, worst pct_of_roof; a broken assumption, not a fast kernel."""
     return (
-        roofline(trace)
+        trace.table("roofline")
         .filter(pl.col("note").is_not_null())
         .group_by("name", "op", "note")
         .agg(count=pl.len(), pct_of_roof=pl.col("pct_of_roof").max(), bytes=pl.col("bytes").first())

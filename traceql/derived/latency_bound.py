@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from traceql.derived import memoised
-from traceql.derived.kernel_roofline import roofline
+from traceql.derived.kernel_roofline import gemm_kernels, roofline
 from traceql.derived.ncu_join import LAUNCH, SITE, ncu_matches
 from traceql.derived.roofline import device_match
 from traceql.trace import Trace
@@ -26,6 +26,7 @@ def classified_kernels(trace: Trace) -> pl.DataFrame:
         .filter(pl.col("step_id").is_not_null())
         .join(by_counters, on=SITE, how="inner", maintain_order="left")
         .join(known, on="kernel_id", how="anti", maintain_order="left")
+        .join(gemm_kernels(trace), on="kernel_id", how="anti", maintain_order="left")
         .with_columns(
             name="short_name",
             blocks=pl.col("grid_x") * pl.col("grid_y") * pl.col("grid_z"),

@@ -32,11 +32,13 @@ if TYPE_CHECKING:
 
 _Job = tuple[Buffer, int, int]
 
-SMALL_BYTES = 16 << 20
-"""Files under this size are read sooner without the compiled code, which takes a while to load."""
+SMALL_BYTES = 4 << 20
+"""Files under this size are read sooner by the strict parser: the compiled scanner takes a while to load."""
+BUILD_BYTES = 32 << 20
+"""From this size on the scanner is compiled when that was not done yet, which takes some seconds, once."""
 
 _TYPICAL_RATIO = 12  # of a trace's size to its gzip's
-_PIECE_BYTES = 4 << 20
+_PIECE_BYTES = 8 << 20
 _LOOK_AHEAD_BYTES = 1 << 20  # how far to look for a place to cut
 _MAX_RESTARTS = 64  # a file with more breaks than that is the recovery's from there on
 _RECOVERED_ROWS = 50_000  # recovered events held as objects at a time
@@ -52,14 +54,21 @@ def parse(path: Path) -> KinetoFile:
     """Parse a plain or gzip trace file: the result and the errors of ``kineto_json.parse``, sooner for large files."""
     try:
         size = path.stat().st_size * (_TYPICAL_RATIO if files.is_gzip(path) else 1)
-        file = parse_large(path) if size >= SMALL_BYTES else None
+        file = parse_large(path, build=size >= BUILD_BYTES) if size >= SMALL_BYTES else None
     except OSError:
         file = None  # the strict parser says what is wrong
     return file or kineto_json.parse(path)
 
 
-def parse_large(path: Path) -> KinetoFile | None:
-    """Parse with the compiled scanner; None where only the strict parser can tell what the file is."""
+def parse_large(path: Path, *, build: bool = True) -> KinetoFile | None:
+    """Parse with the compiled scanner; None where only the strict parser can tell what the file is.
+
+    Also None when there is no compiled scanner, which ``build`` compiles where it can.
+    """
+    from traceql.loaders import scan_code
+
+    if not (build or scan_code.is_built()) or scan_code.scanner() is None:
+        return None
     if files.is_gzip(path):
         return _parse_stream(path) or _parse_bytes(path)
     with path.open("rb") as file:
@@ -270,42 +279,47 @@ def _around_break(recovery: Recovery, begin: int, resume_after: int) -> tuple[li
 def _parse_stream(path: Path) -> KinetoFile | None:
     """Scan while decompressing; None when anything is not as it should be, which takes the whole text to judge."""
     stretches = _stretches(files.GzipBlocks(path))
-    text = next(stretches, b"").removeprefix(_BOM)
+    text, cut = next(stretches, (b"", 0))
+    if text.startswith(_BOM):
+        return None
     begin = _array_begin(text, Recovery(text))
     first = _first_event(text, begin)
     if first is None:
         return None
     pieces: list[Piece] = []
     after: list[bytes] = []
-    jobs = chain([(text, first, len(text))], ((later, 0, len(later)) for later in stretches))
+    jobs = chain([(text, first, cut)], ((later, 0, end) for later, end in stretches))
     with closing(_ahead(jobs)) as running:
-        for (stretch, _, _), future in running:
+        for (stretch, _, end), future in running:
             if after:
-                after.append(bytes(stretch[:]))
+                after.append(bytes(stretch[:end]))
                 continue
             pieces.append(future.result())
+            position = pieces[-1].position
             if pieces[-1].closed:
-                after.append(bytes(stretch[pieces[-1].position + 1 :]))
-            elif not pieces[-1].at_limit:
+                after.append(bytes(stretch[position + 1 : end]))
+            elif not pieces[-1].at_limit or position != end:
                 return None
     header = _header(text[: begin - 1], b"".join(after)) if after else None
     return None if header is None else _file(header, pieces)
 
 
-def _stretches(blocks: files.GzipBlocks) -> Iterator[bytes]:
-    """The text in stretches that probably end between two events; nothing more once the file proves damaged."""
+def _stretches(blocks: files.GzipBlocks) -> Iterator[tuple[bytes, int]]:
+    """The text in stretches, each with where in it the next one begins; none for the rest of a damaged file."""
     held: list[bytes] = []
-    size, enough = 0, _PIECE_BYTES + _LOOK_AHEAD_BYTES
+    size, enough = 0, _PIECE_BYTES + _LOOK_AHEAD_BYTES // 16
     for block in blocks:
         held.append(block)
         size += len(block)
         if size >= enough:
             text = b"".join(held)
-            cut = _cut(text, enough - _LOOK_AHEAD_BYTES)
-            if cut < len(text):
-                yield text[:cut]
-                held, size, enough = [text[cut:]], len(text) - cut, _PIECE_BYTES + _LOOK_AHEAD_BYTES
+            cut = _cut(text, min(_PIECE_BYTES, size - _LOOK_AHEAD_BYTES // 16))
+            if cut < size:
+                yield text, cut
+                held, size = [text[cut:]], size - cut
+                enough = _PIECE_BYTES + _LOOK_AHEAD_BYTES // 16
             else:
                 held, enough = [text], 2 * enough
     if not blocks.truncated:
-        yield b"".join(held)
+        text = b"".join(held)
+        yield text, len(text)

@@ -180,23 +180,26 @@ def _unescaped(encoded: bytes) -> str:
 
 def _frame(columns: list[FamilyColumn], space: Workspace, family: int, texts: pl.Series) -> pl.DataFrame:
     rows = int(space.counts[family])
-    return pl.DataFrame([_series(column, space, rows, texts) for column in columns])
-
-
-def _series(column: FamilyColumn, space: Workspace, rows: int, texts: pl.Series) -> pl.Series:
-    is_text = column.kind in (Kind.TEXT, Kind.RAW)
-    filled = int(space.filled[column.row])
-    if not filled:
-        dtype = pl.String if is_text else pl.Float64 if column.kind == Kind.FLOAT else pl.Int64
-        return pl.Series(column.name, [None], dtype=dtype).new_from_index(0, rows)
-    values = space.columns[column.row, :rows].copy()  # Polars may keep the array itself
-    values[filled:] = NULL
-    missing = values == NULL
-    if is_text:
-        codes = np.where(missing, len(texts) - 1, values).astype(np.uint32)
-        return texts.gather(pl.Series(codes)).alias(column.name)
-    series = pl.Series(column.name, values.view(np.float64) if column.kind == Kind.FLOAT else values)
-    return series.set(pl.Series(missing), None) if missing.any() else series
+    series: list[pl.Series] = []
+    gaps: list[pl.Expr] = []
+    for name, row, kind in columns:
+        is_text = kind in (Kind.TEXT, Kind.RAW)
+        filled = int(space.filled[row])
+        if not filled:
+            dtype = pl.String if is_text else pl.Float64 if kind == Kind.FLOAT else pl.Int64
+            series.append(pl.Series(name, [None], dtype=dtype).new_from_index(0, rows))
+            continue
+        values = space.columns[row, :rows].copy()  # Polars may keep the array itself
+        values[filled:] = NULL
+        if is_text:
+            codes = np.where(values == NULL, len(texts) - 1, values).astype(np.uint32)
+            series.append(texts.gather(pl.Series(codes)).alias(name))
+            continue
+        if values.min() == NULL:
+            gaps.append(pl.when(pl.Series(values != NULL)).then(pl.col(name)).alias(name))
+        series.append(pl.Series(name, values.view(np.float64) if kind == Kind.FLOAT else values))
+    frame = pl.DataFrame(series)
+    return frame.with_columns(gaps) if gaps else frame
 
 
 # --- events the scanner left to the strict decoder ------------------------------------------------------------------

@@ -86,7 +86,7 @@ def read_time(data: Any, at: int, stop: int, value: int, space: Any) -> Any:
     negative = byte_at(data, at, stop) == 45
     at += negative
     first = at
-    number = np.int64(0)
+    number: Any = np.int64(0)
     while at < stop and 48 <= data[at] <= 57 and at < first + 17:
         number = number * 10 + (data[at] - 48)
         at += 1
@@ -94,7 +94,7 @@ def read_time(data: Any, at: int, stop: int, value: int, space: Any) -> Any:
     if digits == 0 or digits > 16 or number > 9_223_372_036_854_774 or (digits > 1 and data[first] == 48):
         return -1
     decimals = 0
-    rounding = 0
+    rounding: Any = 0
     if byte_at(data, at, stop) == 46:
         at += 1
         while at < stop and 48 <= data[at] <= 57:

@@ -140,7 +140,7 @@ class FamilyColumn(NamedTuple):
     kind: int
 
 
-_EVENT_KEYS = {
+_EVENT_KEYS: dict[str, int] = {
     "ph": Kind.PHASE, "cat": Kind.CATEGORY, "name": Kind.TEXT, "pid": Kind.INTEGER, "tid": Kind.INTEGER, "ts": Kind.TIME, "dur": Kind.TIME,
     "args": Kind.ARGUMENTS, "id": Kind.SKIP, "bp": Kind.SKIP, "s": Kind.SKIP,
 }  # fmt: skip

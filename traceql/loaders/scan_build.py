@@ -60,7 +60,8 @@ def _module(name: str, function: Any, example: Any) -> Any:
 
 def _reader(example: Any) -> Callable[[int], Any]:
     """A compiled function from the address of a block to arguments of the example's types."""
-    kind = numba.typeof(example)
+    typeof: Any = numba.typeof
+    kind = typeof(example)
 
     def read(_context: Any, _block: Any) -> Any:
         def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
@@ -88,7 +89,8 @@ class _Words:
 
 
 def _value(context: Any, builder: Any, kind: Any, words: _Words) -> Any:
-    if isinstance(kind, types.BaseTuple):
+    tuples: Any = types.BaseTuple
+    if isinstance(kind, tuples):
         return context.make_tuple(builder, kind, [_value(context, builder, part, words) for part in kind.types])
     if not isinstance(kind, types.Array):
         return words.next()
@@ -99,5 +101,6 @@ def _value(context: Any, builder: Any, kind: Any, words: _Words) -> Any:
     strides = [item]
     for length in reversed(shape[1:]):
         strides.insert(0, builder.mul(strides[0], length))
-    populate_array(array, data=data, shape=shape, strides=strides, itemsize=item, meminfo=None)
+    fill: Any = populate_array
+    fill(array, data=data, shape=shape, strides=strides, itemsize=item, meminfo=None)
     return array._getvalue()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import os
+import logging
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -58,7 +59,10 @@ class Scanner:
     """The entry points; calls let other threads run."""
 
     def __init__(self, code: bytes) -> None:
+        with suppress(RuntimeError):  # older versions need it, newer ones refuse it
+            binding.initialize()
         binding.initialize_native_target()
+        binding.initialize_native_asmprinter()
         machine = binding.Target.from_default_triple().create_target_machine(jit=True)
         self._engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
         self._engine.add_object_file(binding.ObjectFileRef.from_data(code))
@@ -117,11 +121,14 @@ def _load() -> Scanner | None:
             content = (folder / _name()).read_bytes()
             digest, code = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
             if hashlib.sha256(code).digest() == digest:
-                with suppress(Exception):  # LLVM says in many ways that it cannot
-                    found = Scanner(code)
-                    if _works(found):
-                        return found
+                return Scanner(code)
     return None
+
+
+def prove(path: str) -> None:
+    """Load an object file and read one event; ends the process where LLVM cannot load it."""
+    if not _works(Scanner(Path(path).read_bytes())):
+        raise SystemExit("the compiled scanner misreads an event")
 
 
 def _works(scanner: Scanner) -> bool:
@@ -135,29 +142,34 @@ def _works(scanner: Scanner) -> bool:
 
 
 def _build() -> None:
-    """Compile and keep the machine code; leaves nothing where it cannot be compiled or written."""
-    line = sys.stderr.isatty()
-    if line:
+    """Compile and keep the machine code; leaves nothing where that does not work."""
+    if getattr(sys, "frozen", False):
+        return  # there is no interpreter to try it in
+    for folder in _folders():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as new:
+                _build_in(Path(new), folder / _name())
+        except OSError:
+            continue  # cannot be written
+        except Exception:  # another numba, an unknown processor: the strict parser reads everything
+            logging.getLogger(__name__).warning("the compiled trace reader is not available", exc_info=True)
+        return
+
+
+def _build_in(new: Path, target: Path) -> None:
+    """Compile, and put the code in place once a process of its own could use it: LLVM gives up by ending one."""
+    if sys.stderr.isatty():
         print("traceql: compiling its trace reader for this machine, once (about 10 s) …", file=sys.stderr)
-    with suppress(Exception):  # another numba, an unknown processor: the strict parser reads everything
-        from traceql.loaders.scan_build import build
+    from traceql.loaders.scan_build import build
 
-        code = build()
-        for folder in _folders():
-            with suppress(OSError):
-                _write(folder, hashlib.sha256(code).digest() + code)
-                return
-
-
-def _write(folder: Path, content: bytes) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=folder)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        Path(temporary).replace(folder / _name())
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    code = build()
+    bare, whole = new / "bare.o", new / "whole.o"
+    bare.write_bytes(code)
+    program = f"from traceql.loaders.scan_code import prove; prove({str(bare)!r})"
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, timeout=60)
+    whole.write_bytes(hashlib.sha256(code).digest() + code)
+    whole.replace(target)
 
 
 @cache

@@ -131,7 +131,8 @@ def aligned(rows: pl.DataFrame, *, wall_clocks: bool) -> tuple[pl.DataFrame, pl.
     corrected = pl.col("end_ns") + pl.col("correction_ns")
     away = corrected.median().over(EACH) - corrected
     centred = rows.with_columns(away=away).with_columns(
-        moved=pl.col("correction_ns") + pl.col("away").median().over("group", "reference", "member").round().cast(pl.Int64)
+        moved=pl.col("correction_ns")
+        + pl.col("away").median().over("group", "reference", "member").round().cast(pl.Int64)
     )
     moved = _moved(centred)
     if wall_clocks and end_skew_ns(rows) <= end_skew_ns(moved):

@@ -113,9 +113,7 @@ def median_costs(job: Job, part: pl.Expr, whole: pl.Expr) -> list[StepCost]:
 def by_collective(job: Job, cost: StepCost) -> pl.DataFrame:
     """The collectives of one step by operation, kernel and size: op, what, bytes, calls, sums, and
     ``bus_gb_per_s`` (over the transfer, waiting not counted); most exposed transfer first."""
-    rows = collective_costs(job).filter(
-        (pl.col("member") == cost.member) & (pl.col("step_id") == cost.row["step_id"])
-    )
+    rows = collective_costs(job).filter((pl.col("member") == cost.member) & (pl.col("step_id") == cost.row["step_id"]))
     return (
         rows.group_by("op", "what", "bytes", "key")
         .agg(
@@ -145,7 +143,9 @@ def per_layer(job: Job, cost: StepCost) -> dict[str, float | int]:
         pl.len().alias("calls"),
         pl.col("transfer_ns", "exposed_transfer_ns", "exposed_waiting_ns").sum(),
     )
-    medians = layers.select(pl.col(pl.Int64).median() / 1000, pl.col("calls").median().alias("count")).row(0, named=True)
+    medians = layers.select(pl.col(pl.Int64).median() / 1000, pl.col("calls").median().alias("count")).row(
+        0, named=True
+    )
     return {
         "layers": layers.height,
         "collectives_per_layer": round(medians["count"]),

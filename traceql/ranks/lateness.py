@@ -94,7 +94,11 @@ def instead(job: Job, member: int, steps: pl.DataFrame) -> pl.DataFrame:
 
 def _computing(steps: pl.DataFrame) -> pl.DataFrame:
     return steps.select(
-        "member", "step_id", what=pl.lit("computing"), blame=pl.lit(None, pl.String), ns=pl.col("compute_ns").fill_null(0)
+        "member",
+        "step_id",
+        what=pl.lit("computing"),
+        blame=pl.lit(None, pl.String),
+        ns=pl.col("compute_ns").fill_null(0),
     )
 
 

@@ -70,7 +70,9 @@ def run_facts(trace: Path) -> RunFacts | None:
         topology=workload.get("topology"),
         links=tuple(_links(_mapping(machine.get("topology")))),
         numa=tuple(
-            (number, str(node)) for gpu, node in _mapping(machine.get("numa")).items() if (number := _gpu(gpu)) is not None
+            (number, str(node))
+            for gpu, node in _mapping(machine.get("numa")).items()
+            if (number := _gpu(gpu)) is not None
         ),
         step_ms=tuple(_latencies(content.get("stages"))),
     )

@@ -64,7 +64,9 @@ def of_digests(given: Sequence[RankDigest]) -> pl.DataFrame:
     alone = [Job((digest,)) for digest in given if digest.index not in taken]
     rows = [row for job in [*parallel, *alone] for row in _rows(job)]
     frame = pl.DataFrame(rows, schema=_SCHEMA, orient="row")
-    best = frame.sort("profiled", "step_ms").unique(["tp", "kind", "batch_size", "mode"], keep="first", maintain_order=True)
+    best = frame.sort("profiled", "step_ms").unique(
+        ["tp", "kind", "batch_size", "mode"], keep="first", maintain_order=True
+    )
     by = ["kind", "batch_size", "mode", "profiled"]
     first_ms, first_tp = (pl.col(c).sort_by("tp").first().over(by) for c in ("step_ms", "tp"))
     several = pl.len().over(by) > 1

@@ -30,8 +30,10 @@ def _commands(result: LintResult) -> Iterator[str]:
     labels = file_labels([trace.path for trace in result.report.traces])
     for checked in result.exceeded:
         yield command("error", f"traceql budget, {labels[checked.trace or 0]}", shown(checked.message))
-    for line in [*result.report.unreadable, *result.incomplete]:
-        yield command("notice" if result.exit_code != 2 else "error", "traceql could not check", shown(line))
+    for line in result.report.unreadable:
+        yield command("error", "traceql could not read", shown(line))
+    for line in result.incomplete:
+        yield command(_LEVELS[result.gravity], "traceql could not check", shown(line))
     for judged in sorted(result.findings, key=lambda j: not j.fails):
         finding, note = judged.finding, change(judged)
         level = _LEVELS[max(finding.severity, Severity.WARNING) if judged.fails else Severity.INFO]

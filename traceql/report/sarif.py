@@ -80,13 +80,12 @@ def _budget_rule() -> dict[str, Any]:
 
 
 def _invocation(result: LintResult) -> dict[str, Any]:
-    lines = [*result.report.unreadable, *result.incomplete]
+    said = [(line, "error") for line in result.report.unreadable]
+    said += [(line, _LEVELS[result.gravity]) for line in result.incomplete]
     return {
         "executionSuccessful": result.exit_code != 2,
         "exitCode": result.exit_code,
-        "toolExecutionNotifications": [
-            {"level": "error" if result.exit_code == 2 else "note", "message": {"text": shown(line)}} for line in lines
-        ],
+        "toolExecutionNotifications": [{"level": level, "message": {"text": shown(line)}} for line, level in said],
     }
 
 

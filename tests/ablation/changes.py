@@ -1,0 +1,181 @@
+"""The changes: each takes a real trace, a position and a size, and makes the same change in every step."""
+
+from __future__ import annotations
+
+from ablation.edit import Edit
+
+import polars as pl
+
+from traceql.derived.ops import cpu_ops
+from traceql.trace import Trace
+
+FRAME = "ablation.py(1): injected"
+_US = 1000
+
+
+def launches_of_steps(trace: Trace) -> list[list[dict[str, int]]]:
+    """For each step its launches in order of call: start_ns of the call, gpu_start_ns of its first work."""
+    calls = trace.table("launches").filter(pl.col("step_id").is_not_null() & (pl.col("gpu_ops") > 0)).sort("start_ns")
+    return [step.rows(named=True) for _, step in calls.group_by("step_id", maintain_order=True)]
+
+
+def _delayed(trace: Trace, position: int, by_ns: int) -> tuple[Edit, list[dict[str, int]]]:
+    """Every step's launch number ``position``, and all after it, ``by_ns`` later on host and GPU."""
+    chosen = [step[position] for step in launches_of_steps(trace)]
+    edit = Edit(trace)
+    for launch in chosen:
+        edit.host_hole(launch["start_ns"], by_ns)
+        edit.gpu_hole(launch["gpu_start_ns"], by_ns)
+    return edit, chosen
+
+
+def host_delay(trace: Trace, position: int, by_us: int) -> Trace:
+    """The host spends ``by_us`` in a Python function before it makes the launch."""
+    edit, chosen = _delayed(trace, position, by_us * _US)
+    for launch in chosen:
+        edit.add("python_calls", name=FRAME, start_ns=edit.before("host", launch["start_ns"]), dur_ns=by_us * _US)
+    return edit.trace()
+
+
+def synchronise(trace: Trace, position: int, by_us: int) -> Trace:
+    """The host waits for the stream before it makes the launch, and is held for ``by_us``."""
+    edit, chosen = _delayed(trace, position, by_us * _US)
+    for launch in chosen:
+        edit.add(
+            "runtime_calls", name="cudaStreamSynchronize", start_ns=edit.before("host", launch["start_ns"]),
+            dur_ns=by_us * _US - 1, correlation_id=edit.correlation(), return_value=0,
+        )  # fmt: skip
+    return edit.trace()
+
+
+def blocking_copy(trace: Trace, position: int, by_us: int, bytes: int) -> Trace:
+    """The step reads ``bytes`` back into pageable memory, in a call of ``by_us``, before it makes the launch."""
+    edit, chosen = _delayed(trace, position, by_us * _US)
+    for launch in chosen:
+        correlation = edit.correlation()
+        at = edit.before("host", launch["start_ns"])
+        edit.add(
+            "runtime_calls", name="cudaMemcpyAsync", start_ns=at, dur_ns=by_us * _US - 1, correlation_id=correlation,
+            return_value=0,
+        )  # fmt: skip
+        idle_from = max(at, _busy_until(trace, edit, launch["gpu_start_ns"]))
+        edit.add(
+            "memcpys", kind="DtoH", src_memory="device", dst_memory="pageable", bytes=bytes, start_ns=idle_from + 5 * _US,
+            dur_ns=at + by_us * _US - idle_from - 10 * _US, correlation_id=correlation, **_place(trace),
+        )  # fmt: skip
+    return edit.trace()
+
+
+def _busy_until(trace: Trace, edit: Edit, gpu_start_ns: int) -> int:
+    """When the GPU work that starts before this time has ended, in new times."""
+    before = trace.table("gpu_ops").filter(pl.col("start_ns") < gpu_start_ns)
+    last = before.select((pl.col("start_ns") + pl.col("dur_ns")).max()).item()
+    return edit.before("gpu", gpu_start_ns) + min(0, last - gpu_start_ns)
+
+
+def _place(trace: Trace) -> dict[str, int]:
+    device, stream, pid = trace.loaded["kernels"].select("device", "stream", "pid").row(0)
+    return {"device": device, "stream": stream, "pid": pid}
+
+
+COPY_SHAPE = "[[8, 777]]"
+
+
+def copies(trace: Trace, position: int, host_us: int, gpu_us: int) -> Trace:
+    """In every layer a tensor is made contiguous before the operator that launches the kernel at ``position``."""
+    edit = Edit(trace)
+    ops = cpu_ops(trace).filter(pl.col("depth") == 0).select("start_ns", "end_ns").sort("start_ns")
+    launches = trace.table("launches").select("launch_id", "gpu_start_ns", call_ns="start_ns").sort("call_ns")
+    calls = (
+        trace.table("layer_kernels")
+        .filter(pl.col("position") == position)
+        .join(trace.table("kernels").select("kernel_id", "launch_id"), on="kernel_id")
+        .join(launches.select("launch_id", own_call_ns="call_ns"), on="launch_id")
+        .sort("own_call_ns")
+        .join_asof(ops, left_on="own_call_ns", right_on="start_ns", strategy="backward")
+        # in front of the whole operator, where there is one: the copy is not a part of it
+        .with_columns(at=pl.when(pl.col("end_ns") > pl.col("own_call_ns")).then("start_ns").otherwise("own_call_ns"))
+        .sort("at")
+        .join_asof(launches.select("call_ns", "gpu_start_ns"), left_on="at", right_on="call_ns", strategy="forward")
+        .rows(named=True)
+    )
+    for call in calls:
+        edit.host_hole(call["at"], host_us * _US)
+        edit.gpu_hole(call["gpu_start_ns"], host_us * _US)
+    for call in calls:
+        at, correlation = edit.before("host", call["at"]), edit.correlation()
+        for depth, name in enumerate(("aten::contiguous", "aten::clone", "aten::copy_")):
+            edit.add(
+                "cpu_ops", name=name, start_ns=at + depth * _US, dur_ns=(host_us - 2 * depth) * _US,
+                input_shapes=COPY_SHAPE, input_strides="[[9000, 1]]", input_dtypes='["c10::BFloat16"]',
+            )  # fmt: skip
+        edit.add(
+            "runtime_calls", name="cudaLaunchKernel", start_ns=at + 5 * _US, dur_ns=4 * _US, correlation_id=correlation,
+            return_value=0,
+        )  # fmt: skip
+        free = _busy_until(trace, edit, call["gpu_start_ns"])
+        edit.add(
+            "kernels", name="elementwise_kernel_injected", start_ns=max(at + 11 * _US, free + _US), dur_ns=gpu_us * _US,
+            correlation_id=correlation, grid_x=8, grid_y=1, grid_z=1, block_x=128, block_y=1, block_z=1, **_place(trace),
+        )  # fmt: skip
+    return edit.trace()
+
+
+def replays(trace: Trace) -> list[pl.DataFrame]:
+    """The kernels of each graph replay in order of start: kernel_id, start_ns, end_ns, reach_ns (the end of all before)."""
+    graphs = trace.table("graph_launches").select("launch_id")
+    rows = (
+        trace.table("kernels")
+        .join(graphs, on="launch_id", how="semi")
+        .select("kernel_id", "launch_id", "start_ns", "dur_ns", end_ns=pl.col("start_ns") + pl.col("dur_ns"))
+        .sort("start_ns", "end_ns")
+        .with_columns(reach_ns=pl.col("end_ns").cum_max().shift(1).over("launch_id"))
+    )
+    return [replay for _, replay in rows.group_by("launch_id", maintain_order=True)]
+
+
+def _wait_over(trace: Trace, gpu_ns: int) -> tuple[int, int]:
+    """Start and end of the host's first wait for the GPU that lasts beyond a GPU time."""
+    waits = trace.loaded["runtime_calls"].filter(pl.col("name") == "cudaDeviceSynchronize").sort("start_ns")
+    ends = waits.select("start_ns", end_ns=pl.col("start_ns") + pl.col("dur_ns")).filter(pl.col("end_ns") > gpu_ns)
+    start, end = ends.row(0)
+    return start, end
+
+
+def split_graph(trace: Trace, position: int, idle_us: int) -> Trace:
+    """Each replay becomes two: the nodes from ``position`` on are launched by a second call, for which the GPU waits."""
+    edit = Edit(trace)
+    launches = trace.table("graph_launches").select("start_ns", "dur_ns").rows()
+    call_ns, latency_ns, idle_ns = 20 * _US, 3 * _US, idle_us * _US
+    second = []
+    for (start, dur), replay in zip(launches, replays(trace), strict=True):
+        returned = start + dur
+        cut = replay.row(position, named=True)
+        # the second call returns just before the GPU has been idle for ``idle_ns``
+        late_ns = cut["reach_ns"] + idle_ns - latency_ns - returned
+        wait_start, wait_end = _wait_over(trace, cut["start_ns"])
+        edit.host_hole(returned, late_ns)
+        edit.host_hole(wait_start, cut["reach_ns"] + idle_ns - cut["start_ns"] - late_ns, until_ns=wait_end)
+        edit.gpu_hole(cut["start_ns"], cut["reach_ns"] + idle_ns - cut["start_ns"])
+        second.append((returned, late_ns, replay["kernel_id"].to_list()[position:]))
+    for returned, late_ns, kernel_ids in second:
+        correlation, at = edit.correlation(), edit.before("host", returned)
+        edit.add(
+            "runtime_calls", name="cudaGraphLaunch", start_ns=at + late_ns - call_ns, dur_ns=call_ns,
+            correlation_id=correlation, return_value=0,
+        )  # fmt: skip
+        edit.add("python_calls", name=FRAME, start_ns=at + 1, dur_ns=late_ns - call_ns - 2)
+        edit.relink(kernel_ids, correlation)
+    return edit.trace()
+
+
+def slower_kernel(trace: Trace, position: int, by_us: int) -> Trace:
+    """The kernel at ``position`` of every replay takes ``by_us`` longer."""
+    edit = Edit(trace)
+    for replay in replays(trace):
+        kernel = replay.row(position, named=True)
+        wait_start, wait_end = _wait_over(trace, kernel["start_ns"])
+        edit.lengthen(kernel["kernel_id"], by_us * _US)
+        edit.gpu_hole(kernel["end_ns"], by_us * _US)
+        edit.host_hole(wait_start, by_us * _US, until_ns=wait_end)
+    return edit.trace()

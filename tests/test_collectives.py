@@ -1,0 +1,143 @@
+"""Communication kernels: what they are, how large, and what the device did meanwhile."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+import traces
+
+import traceql as tq
+from traceql.derived import collective_names
+from traceql.kernel_names import described
+from traceql.testing import TraceBuilder
+
+
+@pytest.mark.parametrize(
+    ("name", "op", "library", "algorithm", "protocol", "dtype", "ranks"),
+    [
+        ("ncclDevKernel_AllReduce_Sum_bf16_RING_LL(ncclDevKernelArgsStorage<4096ul>)", "all_reduce", "nccl", "ring", "ll", "bfloat16", None),
+        ("ncclDevKernel_ReduceScatter_Sum_f16_NVLS_SIMPLE(x)", "reduce_scatter", "nccl", "nvls", "simple", "float16", None),
+        ("ncclDevKernel_AllGather_RING_LL128(x)", "all_gather", "nccl", "ring", "ll128", None, None),
+        ("ncclKernel_SendRecv_RING_SIMPLE_Sum_int8_t(ncclDevComm*)", "send_recv", "nccl", "ring", "simple", None, None),
+        ("ncclDevKernel_Reduce_Sum_f32_TREE_LL(x)", "reduce", "nccl", "tree", "ll", "float32", None),
+        ("void vllm::cross_device_reduce_1stage<__nv_bfloat16, 2>(RankData*)", "all_reduce", "custom all-reduce", "1stage", None, "bfloat16", 2),
+        ("void sglang::cross_device_reduce_2stage<half, 8>(RankData*)", "all_reduce", "custom all-reduce", "2stage", None, "half", 8),
+        ("multimem_all_reduce_kernel<c10::BFloat16, 8>", "all_reduce", "multimem", None, None, None, None),
+        ("void flashinfer::trtllm_allreduce_fusion::allreduce_fusion_kernel_oneshot_lamport<x>", "all_reduce", "fused all-reduce", "oneshot", None, None, None),
+        ("void deep_ep::intranode::dispatch<8, 768, 8192>", "dispatch", "deepep", None, None, None, None),
+        ("void deep_ep::internode_ll::combine<7168>", "combine", "deepep", None, None, None, None),
+    ],
+)  # fmt: skip
+def test_names(name: str, op: str, library: str, algorithm: str, protocol: str, dtype: str, ranks: int) -> None:
+    text = pl.col("name")
+    row = described(pl.DataFrame({"name": [name], "short_name": [None], "category": [None]})).select(
+        "category", op=collective_names.op(text), library=collective_names.library(text, on_amd=False),
+        algorithm=collective_names.algorithm(text), protocol=collective_names.protocol(text),
+        dtype=collective_names.dtype(text), ranks=collective_names.world_size(text),
+    )  # fmt: skip
+    assert row.row(0) == ("communication", op, library, algorithm, protocol, dtype, ranks)
+
+
+@pytest.mark.parametrize(
+    ("op", "ranks", "factor"),
+    [
+        ("all_reduce", 2, 1.0),
+        ("all_reduce", 8, 1.75),
+        ("all_gather", 4, 0.75),
+        ("broadcast", 8, 1.0),
+        ("dispatch", 8, None),
+    ],
+)
+def test_bus_factors_are_those_of_nccl_tests(op: str, ranks: int, factor: float | None) -> None:
+    frame = pl.DataFrame({"op": [op], "ranks": [ranks]})
+    assert frame.select(collective_names.bus_factor("op", "ranks")).item() == factor
+
+
+def _with_call(**stated: object) -> dict[str, object]:
+    build = TraceBuilder()
+    build.launch("ncclDevKernel_AllGather_RING_LL", call_us=0, gpu_us=10, gpu_dur_us=10, collective=stated)
+    return build.trace().table("collectives").row(0, named=True)
+
+
+def test_size_of_a_gather_is_that_of_the_group() -> None:
+    row = _with_call(name="_allgather_base", in_elements=1000, out_elements=4000, dtype="Half", group="1", world_size=4)
+    assert (row["bytes"], row["dtype"], row["group"], row["source"]) == (8000, "half", "1", "kernel")
+    assert row["bus_gb_per_s"] == pytest.approx(8000 / 10_000 * 3 / 4)
+    only_input = _with_call(name="allgather", in_elements=1000, dtype="Half", world_size=4)
+    assert only_input["bytes"] == 8000
+
+
+def test_framework_names_what_send_receive_stands_for() -> None:
+    build = TraceBuilder()
+    stated = {"name": "all_to_allv", "in_elements": 512, "dtype": "BFloat16", "world_size": 8}
+    build.launch("ncclDevKernel_SendRecv(x)", call_us=0, gpu_us=10, gpu_dur_us=10, collective=stated)
+    row = build.trace().table("collectives").row(0, named=True)
+    assert (row["op"], row["bytes"]) == ("all_to_all", 1024)
+
+
+def test_custom_all_reduce_takes_its_size_from_the_operator() -> None:
+    build = TraceBuilder()
+    build.op("sgl_kernel::all_reduce", 0, 10, shapes=[[64, 4096], []], dtypes=["c10::BFloat16", "Scalar"])
+    build.launch("void cross_device_reduce_1stage<__nv_bfloat16, 2>()", call_us=2, gpu_us=10, gpu_dur_us=10)
+    row = build.trace().table("collectives").row(0, named=True)
+    assert (row["bytes"], row["world_size"], row["source"]) == (64 * 4096 * 2, 2, "shapes")
+
+
+def overlap(build: TraceBuilder) -> dict[str, int]:
+    rows = build.trace().table("collective_overlap")
+    assert (
+        rows.select(pl.sum_horizontal("early_ns", "shared_ns", "hidden_ns", "exposed_ns")).to_series() == rows["dur_ns"]
+    ).all()
+    return rows.row(-1, named=True)
+
+
+def test_overlap_with_another_stream_hides() -> None:
+    build = TraceBuilder()
+    build.kernel("gemm", 0, 12, stream=7)
+    build.kernel("ncclDevKernel_AllReduce_Sum_bf16_RING_LL", 5, 10, stream=9)
+    row = overlap(build)
+    assert (row["hidden_ns"], row["exposed_ns"], row["early_ns"]) == (7_000, 3_000, 0)
+
+
+def test_kernels_of_the_same_stream_wait() -> None:
+    """The gemm before is waited for, the norm after waits: programmatic dependent launch hides nothing."""
+    build = TraceBuilder()
+    build.kernel("gemm", 0, 12)
+    build.kernel("ncclDevKernel_AllReduce_Sum_bf16_RING_LL", 10, 10)
+    build.kernel("rmsnorm", 14, 8)
+    row = overlap(build)
+    assert (row["early_ns"], row["exposed_ns"], row["followed_ns"], row["hidden_ns"]) == (2_000, 8_000, 6_000, 0)
+
+
+def test_two_collectives_at_once_count_once() -> None:
+    build = TraceBuilder()
+    build.kernel("ncclDevKernel_AllReduce_Sum_bf16_RING_LL", 0, 10, stream=7)
+    build.kernel("ncclDevKernel_AllGather_RING_LL", 4, 10, stream=9)
+    row = overlap(build)
+    assert (row["shared_ns"], row["exposed_ns"]) == (6_000, 4_000)
+
+
+def test_waiting_is_what_exceeds_the_fastest_of_a_kind() -> None:
+    build = TraceBuilder()
+    for start, dur in ((0, 10), (100, 50)):
+        build.kernel("ncclDevKernel_AllReduce_Sum_bf16_RING_LL", start, dur)
+    rows = build.trace().table("collective_overlap")
+    assert rows["transfer_ns"].to_list() == [10_000, 10_000]
+    assert rows["waiting_ns"].to_list() == [0, 40_000]
+
+
+def test_real_eager_collectives() -> None:
+    trace = traces.extra("torch/sglang-h200-llama8b-tp2-decode-eager-nccl-rank0.trace.json.gz")
+    found = trace.table("collectives")
+    counts = dict(found.group_by("op").len().rows())
+    assert counts == {"all_reduce": 195, "all_gather": 3}
+    assert found.filter(pl.col("op") == "all_reduce")["bytes"].unique().to_list() == [64 * 4096 * 2]
+    assert found["world_size"].unique().to_list() == [2]
+
+
+def test_sizes_inside_a_graph_come_from_an_eager_run() -> None:
+    name = "torch/sglang-h200-llama8b-tp2-decode-{}-nccl-rank0.trace.json.gz"
+    graph, eager = (traces.extra(name.format(mode)) for mode in ("graph", "eager"))
+    found = tq.align(graph, eager).trace.table("collectives")
+    assert found["source"].unique().to_list() == ["eager"]
+    assert found["bytes"].null_count() == 0
