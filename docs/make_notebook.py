@@ -62,7 +62,9 @@ CELLS: list[tuple[str, str]] = [
 
 def main() -> None:
     """Write the notebook without outputs beside this file."""
-    book = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
+    book = nbformat.v4.new_notebook(
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    )
     for number, (kind, text) in enumerate(CELLS):
         make = nbformat.v4.new_code_cell if kind == "code" else nbformat.v4.new_markdown_cell
         book.cells.append(make(text, id=f"cell-{number}"))

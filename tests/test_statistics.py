@@ -161,6 +161,24 @@ def test_recorded_repeats_with_a_clear_regression_are_caught(mode: str) -> None:
     assert {dealt(REPEATS[mode], set(chosen), 1.1) for chosen in combinations(range(10), 5)} == {"slower"}
 
 
+RUNS = json.loads((Path(__file__).parent / "data" / "step_times" / "h200.json").read_text())
+
+
+@pytest.mark.parametrize("which", ["runs_ms", "again_ms"])
+def test_three_per_cent_planted_in_five_of_ten_recorded_runs(which: str) -> None:
+    """Whichever five are slowed, it is caught; without it, alarms stay within what is stated."""
+    choices = list(combinations(range(10), 5))
+    assert {dealt(RUNS[which], set(chosen), 1.03) for chosen in choices} == {"slower"}
+    assert {dealt(RUNS[which], set(chosen), 0.97) for chosen in choices} == {"faster"}
+    untouched = [dealt(RUNS[which], set(chosen), 1.0) for chosen in choices]
+    assert sum(outcome in ("slower", "faster") for outcome in untouched) <= 0.05 * len(choices)
+
+
+def test_an_untouched_re_run_shows_no_difference() -> None:
+    assert outcomes(RUNS["runs_ms"], RUNS["again_ms"]) == "no difference"
+    assert outcomes(RUNS["runs_ms"][:5], RUNS["again_ms"][:5]) == "no difference"
+
+
 def dealt(runs: list[float], head: set[int], factor: float) -> str:
     """The outcome with the runs of these places as head, slowed by ``factor``."""
     return outcomes(

@@ -59,9 +59,7 @@ def test_removing_host_time_from_a_host_bound_step_saves_it() -> None:
     trace = traces.sample(EAGER)
     model = step_model(trace, 1)
     assert model is not None
-    (a, b, edge) = max(
-        ((a, b, e) for a, b, e in model.graph.edges(data=True) if e["part"] == "host"), key=lambda x: x[2]["ns"]
-    )
+    edge = max((e for _, _, e in model.graph.edges(data=True) if e["part"] == "host"), key=lambda e: e["ns"])
     half = edge["ns"] // 2
     assert model.period_ns() - model.without([(edge["start_ns"], edge["start_ns"] + half)]) == half
 

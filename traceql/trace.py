@@ -108,18 +108,9 @@ class Trace:
         ]
         candidates = [s for s in [*starts, loaded.first_ns] if isinstance(s, int)]
         first = min(candidates, default=0)
-        rank = pl.lit(loaded.rank, pl.Int64).alias("rank")
-        for name, frame in frames.items():
-            if "rank" in frame.columns and loaded.rank is not None:
-                frame = frame.with_columns(rank)
-            if "start_ns" in frame.columns:
-                frame = frame.with_columns(pl.col("start_ns") - first).sort("start_ns", maintain_order=True)
-            id_column = schema.TABLES[name].columns[0].name
-            if id_column.endswith("_id") and "start_ns" in frame.columns:
-                frame = frame.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(id_column))
-            frames[name] = frame
+        placed = {name: _placed(name, frame, first, loaded.rank) for name, frame in frames.items()}
         origin = None if loaded.unix_offset_ns is None else first + loaded.unix_offset_ns
-        return cls(loaded.source, loaded.path, frames, loaded.rank, first, origin, loaded.problems)
+        return cls(loaded.source, loaded.path, placed, loaded.rank, first, origin, loaded.problems)
 
     def table(self, name: str) -> pl.DataFrame:
         """The table or derived frame ``name`` of the contract, in memory, with launch and step ids joined in."""
@@ -166,3 +157,15 @@ class Trace:
         from traceql.notebook import trace_html
 
         return trace_html(self)
+
+
+def _placed(name: str, frame: pl.DataFrame, first_ns: int, rank: int | None) -> pl.DataFrame:
+    """A loaded table in order of start from ``first_ns``, with the rank and, where it has a time, its own row ids."""
+    columns = [pl.lit(rank, pl.Int64).alias("rank")] if "rank" in frame.columns and rank is not None else []
+    if "start_ns" not in frame.columns:
+        return frame.with_columns(columns)
+    ordered = frame.with_columns(pl.col("start_ns") - first_ns, *columns).sort("start_ns", maintain_order=True)
+    identity = schema.TABLES[name].columns[0].name
+    if not identity.endswith("_id"):
+        return ordered
+    return ordered.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(identity))

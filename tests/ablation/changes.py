@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from ablation.edit import Edit
-
 import polars as pl
+from ablation.edit import Edit
 
 from traceql.derived.ops import cpu_ops
 from traceql.trace import Trace

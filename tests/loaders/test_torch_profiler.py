@@ -96,7 +96,11 @@ def test_number_forms(text: str | None, expected: int | None) -> None:
 
 
 def test_bare_array_and_old_categories(tmp_path: Path) -> None:
-    events = [{**call(1), "cat": "Runtime"}, {**kernel(5), "cat": "Kernel"}, {**kernel(9), "cat": "Memcpy", "name": "Memcpy HtoD (Pageable -> Device)"}]
+    events = [
+        {**call(1), "cat": "Runtime"},
+        {**kernel(5), "cat": "Kernel"},
+        {**kernel(9), "cat": "Memcpy", "name": "Memcpy HtoD (Pageable -> Device)"},
+    ]
     trace = tq.open(write(tmp_path / "t.json", json.dumps(events)))
     assert trace.table("kernels").height == 1
     copy = trace.table("memcpys").row(0, named=True)
@@ -112,7 +116,15 @@ def test_texts_where_numbers_belong(tmp_path: Path) -> None:
 
 
 def test_the_window_event_is_no_work(tmp_path: Path) -> None:
-    window = {"ph": "X", "cat": "Trace", "name": "PyTorch Profiler (0)", "pid": "Spans", "tid": "PyTorch Profiler", "ts": 1, "dur": 9999}
+    window = {
+        "ph": "X",
+        "cat": "Trace",
+        "name": "PyTorch Profiler (0)",
+        "pid": "Spans",
+        "tid": "PyTorch Profiler",
+        "ts": 1,
+        "dur": 9999,
+    }
     trace = trace_of(tmp_path, [*EVENTS, window])
     assert starts(trace) == [19_250, 39_000]  # but it is where a viewer's time starts
     assert trace.table("gpu_ops").height == 2
@@ -196,7 +208,11 @@ def test_odd_but_whole_files_lose_nothing(tmp_path: Path, form: str) -> None:
 
 def test_an_unescaped_quote_costs_one_event(tmp_path: Path) -> None:
     bad = json.dumps(kernel(25)).replace('"k"', '"k"oops"')
-    text = '{"traceEvents": [' + ",\n".join([json.dumps(EVENTS[0]), json.dumps(EVENTS[1]), bad, json.dumps(EVENTS[3])]) + "]}"
+    text = (
+        '{"traceEvents": ['
+        + ",\n".join([json.dumps(EVENTS[0]), json.dumps(EVENTS[1]), bad, json.dumps(EVENTS[3])])
+        + "]}"
+    )
     trace = tq.open(write(tmp_path / "t.json", text))
     assert trace.table("kernels").height == 2
     (problem,) = trace.problems  # type: ignore[union-attr]

@@ -82,4 +82,5 @@ def _neighbours(categories: list[str | None], names: list[str], at: int, step: i
         for i in range(1, size)
         if categories[(at + step * i) % size] not in _PASSED_OVER and not _is_reduction(names[(at + step * i) % size])
     ]
-    return (telling + [None, None])[0], (telling + [None, None])[1]
+    nearest, following, *_ = [*telling, None, None]
+    return nearest, following

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 import networkx as nx
@@ -77,7 +78,7 @@ class StepModel:
     def critical_path(self) -> list[tuple[Part, str, int]]:
         """(part, what, ns) along the longest path, in order; the times add up to the modelled period."""
         path = nx.dag_longest_path(self.graph, weight="ns", default_weight=0)
-        edges = [self.graph.edges[a, b] for a, b in zip(path, path[1:], strict=False)]
+        edges = [self.graph.edges[a, b] for a, b in pairwise(path)]
         return [(e["part"], e["what"], e["ns"]) for e in edges if e["ns"]]
 
     def _starts(self, scale: Mapping[Part, float], saved: Mapping[tuple[Any, Any], int]) -> dict[Any, int]:
