@@ -166,12 +166,16 @@ RUNS = json.loads((Path(__file__).parent / "data" / "step_times" / "h200.json").
 
 @pytest.mark.parametrize("which", ["runs_ms", "again_ms"])
 def test_three_per_cent_planted_in_five_of_ten_recorded_runs(which: str) -> None:
-    """Whichever five are slowed, it is caught; without it, alarms stay within what is stated."""
+    """Caught however the runs are dealt, but for the few deals in which the five were the fastest by chance; and
+    without it no deal raises an alarm."""
     choices = list(combinations(range(10), 5))
-    assert {dealt(RUNS[which], set(chosen), 1.03) for chosen in choices} == {"slower"}
-    assert {dealt(RUNS[which], set(chosen), 0.97) for chosen in choices} == {"faster"}
-    untouched = [dealt(RUNS[which], set(chosen), 1.0) for chosen in choices]
-    assert sum(outcome in ("slower", "faster") for outcome in untouched) <= 0.05 * len(choices)
+    for factor, outcome in ((1.03, "slower"), (0.97, "faster")):
+        found = [dealt(RUNS[which], set(chosen), factor) for chosen in choices]
+        assert set(found) <= {outcome, "small"}
+        assert found.count(outcome) >= 0.95 * len(choices)
+    for chosen in (range(5, 10), range(1, 10, 2)):
+        assert dealt(RUNS[which], set(chosen), 1.03) == "slower", "the last five; every other one"
+    assert not {dealt(RUNS[which], set(chosen), 1.0) for chosen in choices} & {"slower", "faster"}
 
 
 def test_an_untouched_re_run_shows_no_difference() -> None:

@@ -30,6 +30,7 @@ _FORMATS = ["html", "json", "text", "markdown"]
 )
 @click.option("--sample", metavar="NAME", help="Analyze a bundled real capture; 'list' shows them.")
 @selection_options
+@click.option("--no-cache", is_flag=True, help="Read the files themselves, and keep nothing of them.")
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
 @click.pass_context
 def analyze(
@@ -44,6 +45,7 @@ def analyze(
     ignore: tuple[str, ...],
     options: tuple[str, ...],
     config: Path | None,
+    no_cache: bool,
     quiet: bool,
 ) -> None:
     """Find where the GPU loses time in traces, and why.
@@ -68,7 +70,7 @@ def analyze(
     if sample and paths:
         raise UsageError("give PATH or --sample, not both")
     configuration = configuration_from(select, ignore, options, config)
-    opened = inputs.read([samples.path(sample)] if sample else list(paths) or [inputs.newest_run()])
+    opened = inputs.read([samples.path(sample)] if sample else list(paths) or [inputs.newest_run()], cache=not no_cache)
     traces = configuration.equipped(opened.traces)
     if eager is not None:
         traces = tuple(_aligned(trace, eager) for trace in traces)

@@ -30,11 +30,14 @@ def newest_run() -> Path:
     )
 
 
-def read(paths: list[Path]) -> Opened:
-    """Open every path; what cannot be read is said on stderr. UnreadableTraceError when nothing could."""
+def read(paths: list[Path], *, cache: bool = True) -> Opened:
+    """Open every path; what cannot be read is said on stderr. UnreadableTraceError when nothing could.
+
+    Large traces come from and go to the cache unless ``cache`` is off.
+    """
     from traceql.opening import open_all
 
-    opened = open_all(paths)
+    opened = open_all(paths, cache=cache)
     if not opened.traces:
         for line in opened.unreadable[:-1]:
             click.echo(f"traceql: {line}", err=True)

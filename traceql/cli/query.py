@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     "--format", "format_", type=click.Choice(["table", "csv", "json", "parquet"]), default="table", show_default=True
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write here instead of to the terminal.")
-def query(path: Path, sql: str, format_: str, output: Path | None) -> None:
+@click.option("--no-cache", is_flag=True, help="Read the file itself, and keep nothing of it.")
+def query(path: Path, sql: str, format_: str, output: Path | None, no_cache: bool) -> None:
     """Run one read-only SELECT over the tables of a trace (`traceql tables PATH` lists them).
 
     \b
@@ -31,7 +32,7 @@ def query(path: Path, sql: str, format_: str, output: Path | None) -> None:
     from traceql.cli import inputs
     from traceql.opening import TraceSet
 
-    opened = inputs.read([path])
+    opened = inputs.read([path], cache=not no_cache)
     source = opened.traces[0] if len(opened.traces) == 1 else TraceSet(opened.traces)
     _emit(source.sql(sql), format_, output)
 

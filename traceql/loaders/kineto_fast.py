@@ -39,6 +39,7 @@ BUILD_BYTES = 32 << 20
 
 _TYPICAL_RATIO = 12  # of a trace's size to its gzip's
 _PIECE_BYTES = 8 << 20
+_MOST_THREADS = 8  # what is left to Python keeps about one of eight busy
 _LOOK_AHEAD_BYTES = 1 << 20  # how far to look for a place to cut
 _MAX_RESTARTS = 64  # a file with more breaks than that is the recovery's from there on
 _RECOVERED_ROWS = 50_000  # recovered events held as objects at a time
@@ -152,9 +153,10 @@ def _ahead(jobs: Iterable[_Job]) -> Generator[tuple[_Job, Future[Piece]]]:
 
 def _threads() -> int:
     try:
-        return len(os.sched_getaffinity(0))
+        usable = len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS
-        return os.cpu_count() or 1
+        usable = os.cpu_count() or 1
+    return min(usable, _MOST_THREADS)
 
 
 def _guesses(buffer: Buffer, begin: int) -> Iterator[tuple[int, int]]:

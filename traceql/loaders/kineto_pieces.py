@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -104,8 +104,7 @@ def read(buffer: Buffer, begin: int, limit: int) -> Piece:
         except _DoubtError:
             mode = Mode(mode + 1)
         except _UnreadableError as error:
-            before = read(buffer, begin, error.at)
-            return Piece(**{**vars(before), "position": error.at, "ended": Ended.BROKEN})
+            return replace(read(buffer, begin, error.at), position=error.at, ended=Ended.BROKEN)
 
 
 def _read(compiled: Scanner, buffer: Buffer, data: Any, begin: int, limit: int, mode: Mode) -> Piece:
@@ -113,18 +112,16 @@ def _read(compiled: Scanner, buffer: Buffer, data: Any, begin: int, limit: int, 
     result = space.result
     position = int(result[Result.POSITION])
     odd = space.odd[: result[Result.ODD]]
-    if mode != Mode.EVERYTHING:
-        counted = compiled.count_phases(data, begin, position)
-        counted -= sum(compiled.count_phases(data, start, stop) for start, stop in odd[:, :2].tolist())
-        if counted != result[Result.PHASES]:
-            raise _DoubtError
+    if mode != Mode.EVERYTHING and compiled.count_phases(data, begin, position) != result[Result.PHASES]:
+        raise _DoubtError
     texts = _texts(buffer, space)
     tables = {
         family: _frame(columns, space, index, texts)
         for index, (family, columns) in enumerate(layout()[1].items())
         if space.counts[index]
     }
-    phases, skipped = int(result[Result.PHASES]), int(result[Result.SKIPPED])
+    phases = int(result[Result.PHASES] - result[Result.ODD_PHASES])
+    skipped = int(result[Result.SKIPPED])
     if len(odd):
         events = [_decoded(buffer, start, stop) for start, stop in odd[:, :2].tolist()]
         phases += sum(event.ph is not None for event in events)

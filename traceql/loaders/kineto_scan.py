@@ -17,6 +17,7 @@ from traceql.loaders.json_scan import (
     after_colon,
     byte_at,
     compiled,
+    count_phases,
     inlined,
     keep_text,
     key_end,
@@ -333,6 +334,9 @@ def keep_odd(data: Any, at: int, stop: int, layout: Any, space: Any) -> Any:
     for family in range(len(space.counts)):
         space.odd[index, 2 + family] = space.counts[family]
     space.result[Result.ODD] = index + 1
+    phases = count_phases(data, at, end)
+    space.result[Result.PHASES] += phases
+    space.result[Result.ODD_PHASES] += phases
     return end
 
 

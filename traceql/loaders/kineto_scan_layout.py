@@ -47,7 +47,9 @@ class Result(IntEnum):
     TEXTS = 5
     ODD = 6
     PHASES = 7
-    """ "ph" keys read"""
+    """ "ph" keys read, and times "ph" stands in odd events"""
+    ODD_PHASES = 8
+    """the latter alone"""
 
 
 class State(IntEnum):
@@ -127,9 +129,9 @@ class Workspace(NamedTuple):
     touched: Any
     """int64[]: which of them it has"""
     state: Any
-    """int64[8]"""
+    """int64[8]: see State"""
     result: Any
-    """int64[8]"""
+    """int64[9]: see Result"""
 
 
 class FamilyColumn(NamedTuple):
@@ -244,6 +246,6 @@ def workspace(rows: int, odd: int, texts: int) -> Workspace:
         text_lengths=np.empty(texts, np.int64),
         values=np.zeros(tables.columns.shape[1], np.int64),
         touched=np.empty(256, np.int64),
-        state=np.zeros(8, np.int64),
-        result=np.zeros(8, np.int64),
+        state=np.zeros(len(State), np.int64),
+        result=np.zeros(len(Result), np.int64),
     )
