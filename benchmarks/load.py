@@ -1,10 +1,11 @@
-"""Loading time of traceql and its peers: each run in a process of its own, one table at the end.
+"""Loading time of traceql and its peers: each run in a process of its own, one table a file at the end.
 
     python benchmarks/load.py TRACE.json … --repeat 5 --peers OTHER-VENV/bin/python
 
-The clock runs from the call that loads the file to a result in memory. For traceql that includes what it imports on
-first use (Polars, numba); for the others imports are done before. The rounds go through all loaders in turn, so that
-a busy moment on the machine hits all alike. What is not installed is left out.
+``load`` is the time from the call that loads the file to a result in memory. For traceql that includes what it
+imports on first use (Polars, NumPy); for the others imports are done before. ``process`` is everything, from the
+start of Python to its end. The rounds go through all loaders in turn, so that a busy moment on the machine hits all
+alike. What is not installed is left out.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +28,6 @@ path = sys.argv[1]
 wall, cpu = time.perf_counter(), time.process_time()
 {load}
 wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-peak = None
 try:  # of this process alone: what the system keeps for a child starts at its parent's size
     peak = [int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM")][0]
 except OSError:
@@ -35,6 +36,8 @@ except OSError:
 print(json.dumps([wall, cpu, peak]), flush=True)
 os._exit(0)
 """
+
+_ALL = (".json", ".json.gz", ".sqlite")
 
 
 @dataclass(frozen=True)
@@ -46,17 +49,19 @@ class Loader:
     prepare: str
     load: str
     formats: tuple[str, ...] = (".json", ".json.gz")
+    prime: str = ""
+    """run once before the rounds"""
 
 
 LOADERS = [
-    Loader("traceql", "traceql", "import traceql as tq", "tq.open(path)", (".json", ".json.gz", ".sqlite")),
+    Loader("traceql", "traceql", "import traceql as tq", "tq.open(path)", _ALL),
     Loader(
-        "traceql from cache",
+        "traceql, from cache",
         "traceql",
-        "import subprocess; import traceql as tq\n"
-        "subprocess.run([sys.executable, '-c', 'import sys, traceql as tq; tq.open(sys.argv[1], cache=True)', path])",
+        "import traceql as tq",
         "tq.open(path, cache=True)",
-        (".json", ".json.gz", ".sqlite"),
+        _ALL,
+        prime="import sys, traceql as tq; tq.open(sys.argv[1], cache=True)",
     ),
     Loader(
         "traceql, strict parser",
@@ -79,56 +84,68 @@ LOADERS = [
     ),
     Loader("TraceLens", "TraceLens", "from TraceLens.util import DataLoader", "DataLoader.load_data(path)"),
     Loader("simdjson, parse only", "simdjson", "import simdjson", "simdjson.Parser().load(path)", (".json",)),
+    Loader(
+        "simdjson, parse only, again",
+        "simdjson",
+        "import simdjson\ntext = open(path, 'rb').read()\nparser = simdjson.Parser()\nparser.parse(text)",
+        "parser.parse(text)",
+        (".json",),
+    ),
 ]
 
 
 @dataclass(frozen=True)
 class Run:
-    wall_s: float
+    load_s: float
     cpu_s: float
     peak_bytes: int
+    process_s: float
 
 
-def measure(python: str, loader: Loader, path: Path, cache: Path) -> Run | None:
+def measure(python: str, loader: Loader, path: Path) -> Run | None:
     """One run; None when it fails."""
     code = _MEASURE.format(prepare=loader.prepare, load=loader.load)
-    environment = {**os.environ, "TRACEQL_CACHE": str(cache)}
-    done = subprocess.run([python, "-c", code, str(path)], capture_output=True, text=True, env=environment, check=False)
+    start = time.perf_counter()
+    done = subprocess.run([python, "-c", code, str(path)], capture_output=True, text=True, check=False)
+    process = time.perf_counter() - start
     if done.returncode:
         print(f"{loader.name}: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
         return None
-    return Run(*json.loads(done.stdout.strip().splitlines()[-1]))
+    return Run(*json.loads(done.stdout.strip().splitlines()[-1]), process)
 
 
 def interpreter(loader: Loader, candidates: list[str]) -> str | None:
     """The first interpreter that has what the loader needs."""
     for python in candidates:
         test = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({loader.module!r}) is None)"
-        if subprocess.run([python, "-c", test], check=False).returncode == 0:
+        if subprocess.run([python, "-c", test], check=False, capture_output=True).returncode == 0:
             return python
     return None
 
 
 def table(path: Path, runs: dict[str, list[Run]]) -> str:
-    """A Markdown table; times are medians, with the range of the wall time, ratios are to the first row."""
+    """A Markdown table: medians, the range of the loading time, and ratios to the first row."""
     size = path.stat().st_size
-    first = statistics.median(run.wall_s for run in next(iter(runs.values())))
+    first = next(iter(runs.values()))
     lines = [
         f"{path.name}: {size / 1e6:.0f} MB",
         "",
-        "| loader | wall s | range | CPU s | peak MB | MB/s | ratio |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "| loader | load s | range | ratio | process s | ratio | CPU s | peak MB | MB/s |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name, found in runs.items():
-        walls = [run.wall_s for run in found]
-        wall = statistics.median(walls)
-        cpu = statistics.median(run.cpu_s for run in found)
-        peak = max(run.peak_bytes for run in found) / 1e6
-        span = f"{min(walls):.2f}-{max(walls):.2f}"
+        load, process = median(found, "load_s"), median(found, "process_s")
+        times = [run.load_s for run in found]
         lines.append(
-            f"| {name} | {wall:.2f} | {span} | {cpu:.2f} | {peak:.0f} | {size / wall / 1e6:.0f} | {wall / first:.2f} |"
+            f"| {name} | {load:.2f} | {min(times):.2f}-{max(times):.2f} | {load / median(first, 'load_s'):.1f} "
+            f"| {process:.2f} | {process / median(first, 'process_s'):.1f} | {median(found, 'cpu_s'):.2f} "
+            f"| {max(run.peak_bytes for run in found) / 1e6:.0f} | {size / load / 1e6:.0f} |"
         )
     return "\n".join(lines)
+
+
+def median(runs: list[Run], field: str) -> float:
+    return float(statistics.median(getattr(run, field) for run in runs))
 
 
 def main() -> None:
@@ -141,15 +158,19 @@ def main() -> None:
     for path in options.traces:
         usable: dict[str, tuple[str, Loader]] = {}
         for loader in LOADERS:
-            wanted = not options.only or loader.name.startswith(tuple(options.only))
-            python = interpreter(loader, [sys.executable, *options.peers]) if wanted else None
-            if python and path.name.endswith(loader.formats):
+            wanted = path.name.endswith(loader.formats)
+            wanted = wanted and (not options.only or loader.name.startswith(tuple(options.only)))
+            if wanted and (python := interpreter(loader, [sys.executable, *options.peers])):
                 usable[loader.name] = (python, loader)
         runs: dict[str, list[Run]] = {name: [] for name in usable}
         with tempfile.TemporaryDirectory() as cache:
+            os.environ["TRACEQL_CACHE"] = cache
+            for python, loader in usable.values():
+                if loader.prime:
+                    subprocess.run([python, "-c", loader.prime, str(path)], check=True)
             for _ in range(options.repeat):
                 for name, (python, loader) in usable.items():
-                    if run := measure(python, loader, path, Path(cache)):
+                    if run := measure(python, loader, path):
                         runs[name].append(run)
         print(table(path, {name: found for name, found in runs.items() if found}), end="\n\n", flush=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
@@ -16,6 +17,19 @@ from traceql.trace import Trace
 def of(trace: Trace) -> dict[str, Any]:
     """``gpus``, ``launches`` and ``steps`` of one trace, as docs/json.md describes them."""
     return {"gpus": gpus(trace), "launches": launch_counts(trace), "steps": steps(trace)}
+
+
+def merged(parts: Sequence[tuple[int | None, dict[str, Any]]]) -> dict[str, Any]:
+    """The metrics of several traces, given as (rank, metrics): ``gpus`` keys are ``rank/device``, launches are added."""
+    if len(parts) == 1:
+        return parts[0][1]
+    whole: dict[str, Any] = {"gpus": {}, "launches": {}, "steps": []}
+    for index, (rank, part) in enumerate(parts):
+        label = index if rank is None else rank
+        whole["gpus"] |= {f"{label}/{device}": gpu for device, gpu in part["gpus"].items()}
+        whole["launches"] = {k: whole["launches"].get(k, 0) + v for k, v in part["launches"].items()}
+        whole["steps"] += [{"trace": index, "rank": rank, **step} for step in part["steps"]]
+    return whole
 
 
 def gpus(trace: Trace) -> dict[str, dict[str, Any]]:

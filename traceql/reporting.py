@@ -20,21 +20,10 @@ from traceql.trace import Trace
 _ORDER = {"error": 0, "failed": 1, "passed": 2, "not_applicable": 3}
 
 
-@dataclass(frozen=True, repr=False)
-class Report:
-    """The result of ``analyze``; renders itself in a notebook.
+class Results:
+    """What rules said of traces: ``outcomes`` holds for each trace one outcome a rule."""
 
-    Attributes:
-        traces: the traces, in order of rank.
-        outcomes: for each trace, one outcome a rule; those of rules over all traces stand with the first.
-        unreadable: one line for each file that could not be read.
-        suppressed: findings that the configuration says not to report, in no outcome.
-    """
-
-    traces: tuple[Trace, ...]
     outcomes: tuple[tuple[Outcome, ...], ...]
-    unreadable: tuple[str, ...] = ()
-    suppressed: tuple[Suppressed, ...] = ()
 
     @property
     def found(self) -> list[Finding]:
@@ -73,19 +62,27 @@ class Report:
                 by_code.setdefault(outcome.code, []).append(outcome)
         return [min(group, key=lambda o: _ORDER[o.outcome]) for _, group in sorted(by_code.items())]
 
+
+@dataclass(frozen=True, repr=False)
+class Report(Results):
+    """The result of ``analyze``; renders itself in a notebook.
+
+    Attributes:
+        traces: the traces, in order of rank.
+        outcomes: for each trace, one outcome a rule; those of rules over all traces stand with the first.
+        unreadable: one line for each file that could not be read.
+        suppressed: findings that the configuration says not to report, in no outcome.
+    """
+
+    traces: tuple[Trace, ...]
+    outcomes: tuple[tuple[Outcome, ...], ...]
+    unreadable: tuple[str, ...] = ()
+    suppressed: tuple[Suppressed, ...] = ()
+
     @property
     def metrics(self) -> dict[str, Any]:
         """The JSON contract's metrics; with several traces ``gpus`` keys are ``rank/device``."""
-        each = [metrics.of(trace) for trace in self.traces]
-        if len(each) == 1:
-            return each[0]
-        merged: dict[str, Any] = {"gpus": {}, "launches": {}, "steps": []}
-        for index, (trace, part) in enumerate(zip(self.traces, each, strict=True)):
-            label = index if trace.rank is None else trace.rank
-            merged["gpus"] |= {f"{label}/{device}": gpu for device, gpu in part["gpus"].items()}
-            merged["launches"] = {k: merged["launches"].get(k, 0) + v for k, v in part["launches"].items()}
-            merged["steps"] += [{"trace": index, "rank": trace.rank, **step} for step in part["steps"]]
-        return merged
+        return metrics.merged([(trace.rank, metrics.of(trace)) for trace in self.traces])
 
     def render(self, format: str) -> str:
         """The report as ``html``, ``json``, ``text`` or ``markdown``; UsageError for another format."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import polars as pl
 from ablation.edit import Edit
 
@@ -12,36 +14,56 @@ FRAME = "ablation.py(1): injected"
 _US = 1000
 
 
-def launches_of_steps(trace: Trace) -> list[list[dict[str, int]]]:
-    """For each step its launches in order of call: start_ns of the call, gpu_start_ns of its first work."""
-    calls = trace.table("launches").filter(pl.col("step_id").is_not_null() & (pl.col("gpu_ops") > 0)).sort("start_ns")
-    return [step.rows(named=True) for _, step in calls.group_by("step_id", maintain_order=True)]
+def places_before_launches(trace: Trace) -> pl.DataFrame:
+    """Places between operators, in front of each launch made in a step: ``at_ns`` on the host, ``gpu_ns`` where the first
+    work launched after it starts; step_id, launch_id, and ``position`` in the step."""
+    ops = cpu_ops(trace).filter(pl.col("depth") == 0).select("start_ns", "end_ns").sort("start_ns")
+    calls = (
+        trace.table("launches")
+        .filter(pl.col("gpu_ops") > 0)
+        .select("step_id", "launch_id", call_ns="start_ns", gpu_ns="gpu_start_ns")
+        .sort("call_ns")
+    )
+    inside = pl.col("end_ns") > pl.col("call_ns")
+    return (
+        calls.filter(pl.col("step_id").is_not_null())
+        .drop("gpu_ns")
+        .join_asof(ops, left_on="call_ns", right_on="start_ns", strategy="backward")
+        .with_columns(at_ns=pl.when(inside).then("start_ns").otherwise("call_ns"))
+        .sort("at_ns")
+        .join_asof(calls.select("call_ns", "gpu_ns"), left_on="at_ns", right_on="call_ns", strategy="forward")
+        .select("step_id", "launch_id", "at_ns", "gpu_ns", position=pl.int_range(pl.len()).over("step_id"))
+    )
 
 
 def _delayed(trace: Trace, position: int, by_ns: int) -> tuple[Edit, list[dict[str, int]]]:
-    """Every step's launch number ``position``, and all after it, ``by_ns`` later on host and GPU."""
-    chosen = [step[position] for step in launches_of_steps(trace)]
+    """In every step, what follows the place in front of launch ``position`` is ``by_ns`` later on host and GPU."""
+    chosen = places_before_launches(trace).filter(pl.col("position") == position).rows(named=True)
+    return _opened(trace, chosen, by_ns), chosen
+
+
+def _opened(trace: Trace, places: list[dict[str, int]], by_ns: int) -> Edit:
     edit = Edit(trace)
-    for launch in chosen:
-        edit.host_hole(launch["start_ns"], by_ns)
-        edit.gpu_hole(launch["gpu_start_ns"], by_ns)
-    return edit, chosen
+    for place in places:
+        edit.host_hole(place["at_ns"], by_ns)
+        edit.gpu_hole(place["gpu_ns"], by_ns)
+    return edit
 
 
 def host_delay(trace: Trace, position: int, by_us: int) -> Trace:
     """The host spends ``by_us`` in a Python function before it makes the launch."""
     edit, chosen = _delayed(trace, position, by_us * _US)
-    for launch in chosen:
-        edit.add("python_calls", name=FRAME, start_ns=edit.before("host", launch["start_ns"]), dur_ns=by_us * _US)
+    for place in chosen:
+        edit.add("python_calls", name=FRAME, start_ns=edit.before("host", place["at_ns"]), dur_ns=by_us * _US)
     return edit.trace()
 
 
 def synchronise(trace: Trace, position: int, by_us: int) -> Trace:
     """The host waits for the stream before it makes the launch, and is held for ``by_us``."""
     edit, chosen = _delayed(trace, position, by_us * _US)
-    for launch in chosen:
+    for place in chosen:
         edit.add(
-            "runtime_calls", name="cudaStreamSynchronize", start_ns=edit.before("host", launch["start_ns"]),
+            "runtime_calls", name="cudaStreamSynchronize", start_ns=edit.before("host", place["at_ns"]),
             dur_ns=by_us * _US - 1, correlation_id=edit.correlation(), return_value=0,
         )  # fmt: skip
     return edit.trace()
@@ -50,17 +72,17 @@ def synchronise(trace: Trace, position: int, by_us: int) -> Trace:
 def blocking_copy(trace: Trace, position: int, by_us: int, bytes: int) -> Trace:
     """The step reads ``bytes`` back into pageable memory, in a call of ``by_us``, before it makes the launch."""
     edit, chosen = _delayed(trace, position, by_us * _US)
-    for launch in chosen:
+    for place in chosen:
         correlation = edit.correlation()
-        at = edit.before("host", launch["start_ns"])
+        at = edit.before("host", place["at_ns"])
         edit.add(
             "runtime_calls", name="cudaMemcpyAsync", start_ns=at, dur_ns=by_us * _US - 1, correlation_id=correlation,
             return_value=0,
         )  # fmt: skip
-        idle_from = max(at, _busy_until(trace, edit, launch["gpu_start_ns"]))
+        idle_from = max(at, _busy_until(trace, edit, place["gpu_ns"]))
         edit.add(
             "memcpys", kind="DtoH", src_memory="device", dst_memory="pageable", bytes=bytes, start_ns=idle_from + 5 * _US,
-            dur_ns=at + by_us * _US - idle_from - 10 * _US, correlation_id=correlation, **_place(trace),
+            dur_ns=at + by_us * _US - idle_from - 10 * _US, correlation_id=correlation,
         )  # fmt: skip
     return edit.trace()
 
@@ -72,50 +94,41 @@ def _busy_until(trace: Trace, edit: Edit, gpu_start_ns: int) -> int:
     return edit.before("gpu", gpu_start_ns) + min(0, last - gpu_start_ns)
 
 
-def _place(trace: Trace) -> dict[str, int]:
-    device, stream, pid = trace.loaded["kernels"].select("device", "stream", "pid").row(0)
-    return {"device": device, "stream": stream, "pid": pid}
-
-
-COPY_SHAPE = "[[8, 777]]"
+COPY_SHAPE = [4096, 2048]
+_SOURCE, _TYPE = [9000, 1], "c10::BFloat16"
+_COPYING = (
+    ("aten::contiguous", [COPY_SHAPE], [_SOURCE], [_TYPE]),
+    ("aten::clone", [COPY_SHAPE], [_SOURCE], [_TYPE]),
+    ("aten::copy_", [COPY_SHAPE, COPY_SHAPE], [[2048, 1], _SOURCE], [_TYPE, _TYPE]),
+)
+"""Operators of a copy from the outside in: name, input shapes, strides and types."""
 
 
 def copies(trace: Trace, position: int, host_us: int, gpu_us: int) -> Trace:
     """In every layer a tensor is made contiguous before the operator that launches the kernel at ``position``."""
-    edit = Edit(trace)
-    ops = cpu_ops(trace).filter(pl.col("depth") == 0).select("start_ns", "end_ns").sort("start_ns")
-    launches = trace.table("launches").select("launch_id", "gpu_start_ns", call_ns="start_ns").sort("call_ns")
-    calls = (
+    in_layer = (
         trace.table("layer_kernels")
         .filter(pl.col("position") == position)
         .join(trace.table("kernels").select("kernel_id", "launch_id"), on="kernel_id")
-        .join(launches.select("launch_id", own_call_ns="call_ns"), on="launch_id")
-        .sort("own_call_ns")
-        .join_asof(ops, left_on="own_call_ns", right_on="start_ns", strategy="backward")
-        # in front of the whole operator, where there is one: the copy is not a part of it
-        .with_columns(at=pl.when(pl.col("end_ns") > pl.col("own_call_ns")).then("start_ns").otherwise("own_call_ns"))
-        .sort("at")
-        .join_asof(launches.select("call_ns", "gpu_start_ns"), left_on="at", right_on="call_ns", strategy="forward")
-        .rows(named=True)
+        .select("launch_id")
     )
-    for call in calls:
-        edit.host_hole(call["at"], host_us * _US)
-        edit.gpu_hole(call["gpu_start_ns"], host_us * _US)
-    for call in calls:
-        at, correlation = edit.before("host", call["at"]), edit.correlation()
-        for depth, name in enumerate(("aten::contiguous", "aten::clone", "aten::copy_")):
+    places = places_before_launches(trace).join(in_layer, on="launch_id", how="semi").rows(named=True)
+    edit = _opened(trace, places, host_us * _US)
+    for place in places:
+        at, correlation = edit.before("host", place["at_ns"]), edit.correlation()
+        for depth, (name, shapes, strides, types) in enumerate(_COPYING):
             edit.add(
-                "cpu_ops", name=name, start_ns=at + depth * _US, dur_ns=(host_us - 2 * depth) * _US,
-                input_shapes=COPY_SHAPE, input_strides="[[9000, 1]]", input_dtypes='["c10::BFloat16"]',
+                "cpu_ops", name=name, start_ns=at + depth * _US, dur_ns=(host_us - 2 * depth) * _US - 1,
+                input_shapes=json.dumps(shapes), input_strides=json.dumps(strides), input_dtypes=json.dumps(types),
             )  # fmt: skip
         edit.add(
             "runtime_calls", name="cudaLaunchKernel", start_ns=at + 5 * _US, dur_ns=4 * _US, correlation_id=correlation,
             return_value=0,
         )  # fmt: skip
-        free = _busy_until(trace, edit, call["gpu_start_ns"])
+        free = _busy_until(trace, edit, place["gpu_ns"])
         edit.add(
             "kernels", name="elementwise_kernel_injected", start_ns=max(at + 11 * _US, free + _US), dur_ns=gpu_us * _US,
-            correlation_id=correlation, grid_x=8, grid_y=1, grid_z=1, block_x=128, block_y=1, block_z=1, **_place(trace),
+            correlation_id=correlation, grid_x=4096, grid_y=1, grid_z=1, block_x=128, block_y=1, block_z=1,
         )  # fmt: skip
     return edit.trace()
 

@@ -43,6 +43,9 @@ class Edit:
         self._added: list[tuple[str, dict[str, Any]]] = []
         self._longer: dict[int, int] = {}
         self._relinked: dict[int, int] = {}
+        threads = trace.table("launches").group_by("pid", "tid").len().sort("len")
+        self._thread = threads.select("pid", "tid").row(-1, named=True)
+        self._stream = trace.loaded["kernels"].select("pid", "device", "stream", "context").row(0, named=True)
         self._correlation = int(trace.loaded["runtime_calls"]["correlation_id"].max() or 0)  # type: ignore[arg-type]
 
     def host_hole(self, at_ns: int, by_ns: int, until_ns: int | None = None) -> None:
@@ -71,11 +74,10 @@ class Edit:
         self._relinked.update(dict.fromkeys(kernel_ids, correlation))
 
     def add(self, table: str, **row: Any) -> None:
-        """A new row; pid, tid, device and stream are those of the first row of the table where not given."""
-        same = self._trace.loaded[table if table != "cpu_ops" else "runtime_calls"].row(0, named=True)
-        places = {c: same[c] for c in ("pid", "tid", "device", "stream", "context") if c in same}
+        """A new row: on the thread that launches most where it is a host row, else on the first kernel's stream."""
         columns = self._trace.loaded[table].columns
-        self._added.append((table, {c: {**places, **row}.get(c) for c in columns}))
+        place = self._thread if table in _HOST else self._stream
+        self._added.append((table, {c: {**place, **row}.get(c) for c in columns}))
 
     def trace(self) -> Trace:
         """The changed trace; the given one stays as it was."""

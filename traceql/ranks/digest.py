@@ -9,15 +9,20 @@ from typing import get_args
 
 import polars as pl
 
-from traceql import hardware
 from traceql.derived import collective_names, memoised
 from traceql.derived.collective_overlap import collective_overlap, compute_kernels
 from traceql.derived.intervals import union_ns
+from traceql.derived.roofline import device_match
 from traceql.derived.step_costs import step_gap_parts
 from traceql.ranks.run_facts import RunFacts, run_facts
 from traceql.requirements import missing
 from traceql.rule import Need
 from traceql.trace import Source, Trace
+
+
+MAX_STEPS = 64
+"""Steps of a capture that are compared between ranks, from its first on; more make a median no surer, and ten thousand
+digests must fit into one process."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,13 +129,12 @@ def _groups(text: str | None) -> tuple[tuple[str, tuple[int, ...]], ...]:
 def _gpu(trace: Trace) -> tuple[str | None, float | None]:
     """Name of the first GPU that worked, and its link in one direction."""
     used = trace.table("gpu_ops")["device"].drop_nulls().unique()
-    found = trace.loaded["devices"].filter(pl.col("device").is_in(used.implode())).head(1)
+    found = trace.loaded["devices"].filter(pl.col("device").is_in(used.implode())).sort("device").head(1)
     if found.is_empty():
         return None, None
-    row = found.row(0, named=True)
-    gpu = hardware.lookup(row["name"], row["memory_bytes"], row["sm_count"], row["compute_capability"]).gpu
+    gpu = device_match(trace, found["device"][0]).gpu
     link = None if gpu is None else gpu.nvlink_bytes_per_s
-    return row["name"], None if link is None else link / 2  # both directions together in the table
+    return found["name"][0], None if link is None else link / 2  # both directions together in the table
 
 
 def _span_ns(trace: Trace) -> int:
@@ -156,6 +160,10 @@ def _collectives(trace: Trace) -> pl.DataFrame:
     found = collective_overlap(trace)
     if found.is_empty():
         return pl.DataFrame(schema=_COLLECTIVES)
+    last = _last_step(trace)
+    kept = pl.col("start_ns") <= pl.col("start_ns").filter(pl.col("step_id") <= last).max()
+    if last is not None and bool((found["step_id"] > last).any()):
+        found = found.filter(kept.fill_null(False))
     what = pl.concat_str("library", "algorithm", "protocol", separator=" ", ignore_nulls=True)
     return found.select(
         "collective_id",
@@ -178,8 +186,14 @@ def _collectives(trace: Trace) -> pl.DataFrame:
     ).cast(dict(_COLLECTIVES))  # type: ignore[arg-type]
 
 
+def _last_step(trace: Trace) -> int | None:
+    """The last step of a capture that is compared."""
+    ids = trace.table("steps")["step_id"]
+    return None if ids.is_empty() else int(ids.sort()[min(MAX_STEPS, len(ids)) - 1])
+
+
 def _steps(trace: Trace) -> pl.DataFrame:
-    steps = trace.table("steps")
+    steps = trace.table("steps").head(MAX_STEPS)
     own = compute_kernels(trace).filter(pl.col("step_id").is_not_null())
     compute = union_ns(own, ["step_id"]).rename({"union_ns": "compute_ns"})
     layers = trace.table("layers").group_by("step_id").agg(layers=pl.len().cast(pl.Int64))
@@ -194,7 +208,8 @@ def _steps(trace: Trace) -> pl.DataFrame:
 
 
 def _idle(trace: Trace) -> pl.DataFrame:
-    by_blame = step_gap_parts(trace).group_by("step_id", "cause", "blame").agg(pl.col("dur_ns").sum())
+    last = pl.lit(_last_step(trace), pl.Int64)
+    by_blame = step_gap_parts(trace).filter(pl.col("step_id") <= last).group_by("step_id", "cause", "blame").agg(pl.col("dur_ns").sum())
     return (
         by_blame.sort(pl.col("dur_ns") * -1, "blame")
         .group_by("step_id", "cause", maintain_order=True)

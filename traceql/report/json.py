@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import traceql
@@ -12,8 +13,9 @@ from traceql import metrics
 from traceql.engine import Outcome
 from traceql.finding import Finding
 from traceql.report.names import file_labels
-from traceql.reporting import Report
+from traceql.reporting import Report, Results
 from traceql.schema import SCHEMA_VERSION
+from traceql.suppressions import Suppressed
 from traceql.trace import Problem, Trace
 
 
@@ -24,34 +26,56 @@ def render(report: Report) -> str:
 
 def document(report: Report) -> dict[str, Any]:
     """The report as plain data: dicts, lists, texts, numbers; what is not finite becomes null."""
-    several = len(report.traces) > 1
-    labels = file_labels([trace.path for trace in report.traces])
+    return assembled(
+        report,
+        [trace_entry(trace) for trace in report.traces],
+        labels=file_labels([trace.path for trace in report.traces]),
+        metrics=report.metrics,
+        unreadable=report.unreadable,
+        suppressed=report.suppressed,
+    )
+
+
+def assembled(
+    results: Results,
+    entries: Sequence[dict[str, Any]],
+    *,
+    labels: Sequence[str],
+    metrics: dict[str, Any],
+    unreadable: Sequence[str],
+    suppressed: Sequence[Suppressed],
+) -> dict[str, Any]:
+    """The document of ``results`` over traces given by their entries (``trace_entry``) and what to call them."""
+    several = len(entries) > 1
     content = {
         "traceql": traceql.__version__,
         "schema": SCHEMA_VERSION,
-        "traces": [_trace(trace, label, several) for trace, label in zip(report.traces, labels, strict=True)],
-        "unreadable": list(report.unreadable),
-        "metrics": report.metrics,
-        "rules": [_rule(outcome) for outcome in report.rules],
-        "findings": [_finding(finding) for finding in report.found],
+        "traces": [
+            {"path": label} | {key: value for key, value in entry.items() if several or key != "metrics"}
+            for entry, label in zip(entries, labels, strict=True)
+        ],
+        "unreadable": list(unreadable),
+        "metrics": metrics,
+        "rules": [_rule(outcome) for outcome in results.rules],
+        "findings": [_finding(finding) for finding in results.found],
         "suppressed": [
             _finding(s.finding) | {"suppressed_by": s.suppression.label, "reason": s.suppression.reason}
-            for s in report.suppressed
+            for s in suppressed
         ],
     }
     plain: dict[str, Any] = _finite(content)
     return plain
 
 
-def _trace(trace: Trace, label: str, several: bool) -> dict[str, Any]:
-    entry = {
-        "path": label,
+def trace_entry(trace: Trace) -> dict[str, Any]:
+    """What the document says of one trace, but for its path; ``metrics`` stand there when it has several."""
+    return {
         "source": trace.source,
         "rank": trace.rank,
         "capabilities": trace.capabilities.as_dict(),
         "warnings": [_warning(problem) for problem in trace.problems],
+        "metrics": metrics.of(trace),
     }
-    return entry | ({"metrics": metrics.of(trace)} if several else {})
 
 
 def _warning(problem: Problem) -> str:
