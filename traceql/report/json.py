@@ -21,7 +21,12 @@ from traceql.trace import Problem, Trace
 
 def render(report: Report) -> str:
     """The report as one JSON document with a final newline; the same input gives the same bytes."""
-    return json.dumps(document(report), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+    return render_document(document(report))
+
+
+def render_document(content: dict[str, Any]) -> str:
+    """A document as text with a final newline."""
+    return json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
 
 
 def document(report: Report) -> dict[str, Any]:

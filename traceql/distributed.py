@@ -1,0 +1,111 @@
+"""Traces summarised by many processes or machines, on Dask: one task a trace, one reduction over the summaries.
+
+A task reads one trace and returns a few kilobytes to a megabyte; nothing of its tables outlives it, so a worker needs
+memory for one trace. A worker that is lost has its tasks given to others. A file that cannot be read, or that keeps
+killing workers, is reported and skipped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from traceql.errors import UsageError
+from traceql.fleet import FleetReport, Setup, Summary, Unreadable, assemble, locations, summarise
+
+_LOST_WORKERS = 3
+"""A trace in whose task so many workers died is left out: most likely it does not fit into a worker's memory."""
+
+Progress = Callable[[int, int], None]
+"""Called with traces done and traces in all."""
+
+
+def analyze(
+    paths: Sequence[Path],
+    *,
+    setup: Setup | None = None,
+    scheduler: str | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> FleetReport:
+    """Analyze every trace that ``paths`` (files, directories, URLs) stand for.
+
+    ``scheduler`` is the address of a running Dask scheduler, whose workers must see the files and have traceql
+    installed; without one a cluster of ``workers`` processes (as many as there are cores) is started on this machine.
+    UsageError when Dask is not installed or the scheduler does not answer.
+    """
+    setup = setup or Setup()
+    found, missing = locations(paths)
+    if not found:
+        return assemble(missing, setup)
+    with _client(scheduler, workers) as client:
+        results = list(_summaries(client, found, setup, progress))
+    return assemble([*results, *missing], setup)
+
+
+def _summaries(
+    client: Any, paths: list[str], setup: Setup, progress: Progress | None
+) -> Iterator[Summary | Unreadable]:
+    """One result a path, as they come; each is released on its worker once it is here."""
+    futures = client.map(summarise, paths, setup=setup, pure=False, key="traceql-summary")
+    location = {future.key: path for future, path in zip(futures, paths, strict=True)}
+    for done, future in enumerate(_dask().as_completed(futures, loop=client.loop), start=1):
+        yield _result(future, location[future.key])
+        future.release()
+        if progress is not None:
+            progress(done, len(paths))
+
+
+def _result(future: Any, path: str) -> Summary | Unreadable:
+    """What the task returned; a task that could not finish is a file that could not be read."""
+    try:
+        result: Summary | Unreadable = future.result()
+    except _dask().KilledWorker:
+        return Unreadable(
+            path, f"{path}: every worker that read it was lost; give workers more memory (it may be too large for them)"
+        )
+    except Exception as error:
+        return Unreadable(path, f"{path}: {type(error).__name__}: {error}".splitlines()[0])
+    return result
+
+
+@contextlib.contextmanager
+def _client(scheduler: str | None, workers: int | None) -> Iterator[Any]:
+    """A client of the scheduler named, or of a cluster on this machine that ends with the block."""
+    try:
+        distributed, config = _dask(), import_module("dask.config")
+    except ImportError as error:
+        raise UsageError(f"Dask is not installed ({error.name}); pip install 'traceql[distributed]'") from error
+    if scheduler is not None:
+        try:
+            with distributed.Client(scheduler, timeout="10s", set_as_default=False) as client:
+                yield client
+        except OSError as error:
+            raise UsageError(f"no Dask scheduler answers at {scheduler} ({error or type(error).__name__})") from error
+        return
+    count = workers or os.cpu_count() or 1
+    threads = max(1, (os.cpu_count() or 1) // count)
+    settings = {
+        "distributed.scheduler.allowed-failures": _LOST_WORKERS,
+        # each worker is one process that reads one trace: Polars must not start a thread a core in each
+        "distributed.nanny.pre-spawn-environ": {"POLARS_MAX_THREADS": str(threads), "MALLOC_TRIM_THRESHOLD_": "65536"},
+        "distributed.comm.timeouts.connect": "60s",
+    }
+    with (
+        config.set(settings),
+        distributed.LocalCluster(
+            n_workers=count, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=logging.ERROR
+        ) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+def _dask() -> Any:
+    """Dask's scheduler package, an extra: imported when it is needed."""
+    return import_module("distributed")

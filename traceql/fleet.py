@@ -1,0 +1,188 @@
+"""Many traces as plain data: what each one is reduced to, and the report over all of them.
+
+A summary holds no table of events: it is made where the trace is, by whatever process, and sent to where the report is
+assembled. The report says exactly what ``analyze`` says of the same traces in one process.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from traceql import engine, kernel_names, metrics, remote, suppressions
+from traceql.engine import Outcome, Selection
+from traceql.errors import TraceqlError
+from traceql.loaders import registry as loaders
+from traceql.ranks.digest import RankDigest, digests
+from traceql.report.json import assembled, render_document, trace_entry
+from traceql.report.names import file_labels, shown
+from traceql.reporting import Results
+from traceql.suppressions import Suppressed
+from traceql.trace import Trace
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What holds for every trace: rules with their options, the user's GPU peaks and kernel names."""
+
+    selection: Selection = field(default_factory=Selection)
+    hardware: Path | None = None
+    kernel_patterns: Path | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One trace, reduced. ``entry`` is its entry of the JSON document (metrics included), ``digests`` are for the rules
+    over all traces; ``seconds`` and ``bytes`` are what it cost to make."""
+
+    path: str
+    rank: int | None
+    entry: dict[str, Any]
+    outcomes: tuple[Outcome, ...]
+    digests: tuple[RankDigest, ...]
+    seconds: float = 0.0
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A file that could not be summarised, in one line."""
+
+    path: str
+    reason: str
+
+
+def summarise(location: str, setup: Setup) -> Summary | Unreadable:
+    """Open one trace (a path or a URL), run the rules of single traces, and keep what is needed of it.
+
+    What is wrong with the file is returned, never raised: one bad file must not stop the rest.
+    """
+    import time
+
+    started = time.perf_counter()
+    try:
+        url = remote.url_of(location)
+        path = Path(location) if url is None else remote.fetched(url)
+        trace = _equipped(Trace.from_loaded(loaders.load(path)), setup)
+        outcomes = engine.run(trace, setup.selection)
+        needs_digest = any(rule.scope == "run" for rule in setup.selection.chosen())
+        return Summary(
+            path=location,
+            rank=trace.rank,
+            entry=trace_entry(trace),
+            outcomes=tuple(outcomes),
+            digests=digests(trace, 0) if needs_digest else (),
+            seconds=time.perf_counter() - started,
+            bytes=path.stat().st_size if path.is_file() else 0,
+        )
+    except TraceqlError as error:
+        return Unreadable(location, str(error))
+    except Exception as error:  # a defect in one trace's analysis: the others still report
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        return Unreadable(location, f"{location}: {reason}")
+
+
+def _equipped(trace: Trace, setup: Setup) -> Trace:
+    if setup.kernel_patterns is not None:
+        _use_patterns(setup.kernel_patterns)
+    return trace if setup.hardware is None else dataclasses.replace(trace, hardware=setup.hardware, _memo={})
+
+
+@cache
+def _use_patterns(path: Path) -> None:
+    """Once in a process."""
+    kernel_names.extend(path)
+
+
+@dataclass(frozen=True, repr=False)
+class FleetReport(Results):
+    """The report over summaries, in order of rank, then path.
+
+    Attributes:
+        summaries: one a trace that could be read.
+        outcomes: for each of them one outcome a rule; those of rules over all traces stand with the first.
+        unreadable: one line for each file that could not be read.
+        suppressed: findings that the configuration says not to report.
+    """
+
+    summaries: tuple[Summary, ...]
+    outcomes: tuple[tuple[Outcome, ...], ...]
+    unreadable: tuple[str, ...] = ()
+    suppressed: tuple[Suppressed, ...] = ()
+
+    @property
+    def labels(self) -> list[str]:
+        """What to call each trace."""
+        return file_labels([Path(summary.path) for summary in self.summaries])
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The JSON contract's metrics over all traces."""
+        return metrics.merged([(summary.rank, summary.entry["metrics"]) for summary in self.summaries])
+
+    def document(self) -> dict[str, Any]:
+        """The JSON document, as ``traceql analyze --format json`` writes it."""
+        return assembled(
+            self,
+            [summary.entry for summary in self.summaries],
+            labels=self.labels,
+            metrics=self.metrics,
+            unreadable=self.unreadable,
+            suppressed=self.suppressed,
+        )
+
+    def json(self) -> str:
+        """``document`` as text."""
+        return render_document(self.document())
+
+    def text(self) -> str:
+        """Findings, each once with the ranks that have it, then the slowest ranks and what could not be read."""
+        from traceql.fleet_text import render
+
+        return render(self)
+
+
+def assemble(results: Iterable[Summary | Unreadable], setup: Setup) -> FleetReport:
+    """The report over what ``summarise`` returned, in any order."""
+    every = list(results)
+    summaries = sorted(
+        (s for s in every if isinstance(s, Summary)), key=lambda s: (s.rank is not None, s.rank or 0, s.path)
+    )
+    placed = [_at(index, summary) for index, summary in enumerate(summaries)]
+    outcomes = [list(summary.outcomes) for summary in placed]
+    if placed:
+        together = engine.run_together([d for s in placed for d in s.digests], setup.selection)
+        outcomes[0] = engine.joined(outcomes[0], together)
+    kept, suppressed = suppressions.applied(tuple(tuple(each) for each in outcomes), setup.selection)
+    unreadable = sorted((u for u in every if isinstance(u, Unreadable)), key=lambda u: u.path)
+    return FleetReport(tuple(placed), kept, tuple(shown(u.reason) for u in unreadable), suppressed)
+
+
+def _at(index: int, summary: Summary) -> Summary:
+    """The summary with its place in the report, in its findings and digests."""
+    outcomes = tuple(
+        dataclasses.replace(o, findings=tuple(dataclasses.replace(f, trace=index) for f in o.findings))
+        for o in summary.outcomes
+    )
+    placed = tuple(dataclasses.replace(digest, index=index) for digest in summary.digests)
+    return dataclasses.replace(summary, outcomes=outcomes, digests=placed)
+
+
+def locations(paths: Sequence[Path]) -> tuple[list[str], list[Unreadable]]:
+    """Every trace file that paths, directories and URLs stand for, and those that stand for none."""
+    from traceql.opening import trace_files
+
+    found: list[str] = []
+    missing: list[Unreadable] = []
+    for path in paths:
+        url = remote.url_of(path)
+        try:
+            found += remote.trace_urls(url) if url else [str(p) for p in trace_files(Path(path))]
+        except TraceqlError as error:
+            missing.append(Unreadable(str(path), str(error)))
+    return [os.fspath(p) for p in found], missing
