@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from traceql.errors import UsageError
-from traceql.fleet import FleetReport, Setup, Summary, Unreadable, assemble, locations, summarise
+from traceql.fleet import FleetReport, Location, Setup, Summary, Unreadable, assemble, locations, summarise
 
 _LOST_WORKERS = 3
 """A trace in whose task so many workers died is left out: most likely it does not fit into a worker's memory."""
@@ -49,16 +49,16 @@ def analyze(
 
 
 def _summaries(
-    client: Any, paths: list[str], setup: Setup, progress: Progress | None
+    client: Any, places: list[Location], setup: Setup, progress: Progress | None
 ) -> Iterator[Summary | Unreadable]:
-    """One result a path, as they come; each is released on its worker once it is here."""
-    futures = client.map(summarise, paths, setup=setup, pure=False, key="traceql-summary")
-    location = {future.key: path for future, path in zip(futures, paths, strict=True)}
+    """One result a trace, as they come; each is released on its worker once it is here."""
+    futures = client.map(summarise, places, setup=setup, pure=False, key="traceql-summary")
+    location = {future.key: place.path for future, place in zip(futures, places, strict=True)}
     for done, future in enumerate(_dask().as_completed(futures, loop=client.loop), start=1):
         yield _result(future, location[future.key])
         future.release()
         if progress is not None:
-            progress(done, len(paths))
+            progress(done, len(places))
 
 
 def _result(future: Any, path: str) -> Summary | Unreadable:

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from traceql import engine, kernel_names, metrics, remote, suppressions
+from traceql import engine, kernel_names, metrics, remote, run_manifest, suppressions
 from traceql.engine import Outcome, Selection
 from traceql.errors import TraceqlError
 from traceql.loaders import registry as loaders
@@ -57,8 +57,16 @@ class Unreadable:
     reason: str
 
 
-def summarise(location: str, setup: Setup) -> Summary | Unreadable:
-    """Open one trace (a path or a URL), run the rules of single traces, and keep what is needed of it.
+@dataclass(frozen=True)
+class Location:
+    """A trace file: a path or a URL, and the run directory it was found in."""
+
+    path: str
+    run: Path | None = None
+
+
+def summarise(location: Location, setup: Setup) -> Summary | Unreadable:
+    """Open one trace, run the rules of single traces, and keep what is needed of it.
 
     What is wrong with the file is returned, never raised: one bad file must not stop the rest.
     """
@@ -66,13 +74,13 @@ def summarise(location: str, setup: Setup) -> Summary | Unreadable:
 
     started = time.perf_counter()
     try:
-        url = remote.url_of(location)
-        path = Path(location) if url is None else remote.fetched(url)
-        trace = _equipped(Trace.from_loaded(loaders.load(path)), setup)
+        url = remote.url_of(location.path)
+        path = Path(location.path) if url is None else remote.fetched(url)
+        trace = _equipped(_opened(path, location.run), setup)
         outcomes = engine.run(trace, setup.selection)
         needs_digest = any(rule.scope == "run" for rule in setup.selection.chosen())
         return Summary(
-            path=location,
+            path=location.path,
             rank=trace.rank,
             entry=trace_entry(trace),
             outcomes=tuple(outcomes),
@@ -81,10 +89,36 @@ def summarise(location: str, setup: Setup) -> Summary | Unreadable:
             bytes=path.stat().st_size if path.is_file() else 0,
         )
     except TraceqlError as error:
-        return Unreadable(location, str(error))
+        return Unreadable(location.path, str(error))
     except Exception as error:  # a defect in one trace's analysis: the others still report
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        return Unreadable(location, f"{location}: {reason}")
+        return Unreadable(location.path, f"{location.path}: {reason}")
+
+
+def _opened(path: Path, run: Path | None) -> Trace:
+    """The trace with what its run's manifest knows: the unprofiled step, and for a graph capture its eager twin."""
+    trace = Trace.from_loaded(loaders.load(path))
+    manifest = run_manifest.read(run) if run else None
+    if manifest is None:
+        return trace
+    eager = _eager_twin(manifest, trace)
+    others = [Trace.from_loaded(loaders.load(eager))] if eager else []
+    return run_manifest.noted([*others, trace], manifest)[-1]
+
+
+def _eager_twin(manifest: run_manifest.RunManifest, trace: Trace) -> Path | None:
+    """The eager capture of the same rank: the file at the same place of its stage."""
+    if manifest.mode(trace) != "graph":
+        return None
+    of_mode = {
+        mode: sorted(name for name, its in manifest.modes.items() if its == mode and loaders.is_trace_name(Path(name)))
+        for mode in ("graph", "eager")
+    }
+    paths = {mode: [manifest.folder / name for name in names] for mode, names in of_mode.items()}
+    if len(paths["graph"]) != len(paths["eager"]):
+        return None
+    mine = [path.resolve() for path in paths["graph"]].index(trace.path.resolve())
+    return paths["eager"][mine]
 
 
 def _equipped(trace: Trace, setup: Setup) -> Trace:
@@ -173,16 +207,20 @@ def _at(index: int, summary: Summary) -> Summary:
     return dataclasses.replace(summary, outcomes=outcomes, digests=placed)
 
 
-def locations(paths: Sequence[Path]) -> tuple[list[str], list[Unreadable]]:
+def locations(paths: Sequence[Path]) -> tuple[list[Location], list[Unreadable]]:
     """Every trace file that paths, directories and URLs stand for, and those that stand for none."""
     from traceql.opening import trace_files
 
-    found: list[str] = []
+    found: list[Location] = []
     missing: list[Unreadable] = []
     for path in paths:
         url = remote.url_of(path)
         try:
-            found += remote.trace_urls(url) if url else [str(p) for p in trace_files(Path(path))]
+            if url is not None:
+                found += [Location(each) for each in remote.trace_urls(url)]
+            else:
+                run = path if path.is_dir() else None
+                found += [Location(os.fspath(member), run) for member in trace_files(path)]
         except TraceqlError as error:
             missing.append(Unreadable(str(path), str(error)))
-    return [os.fspath(p) for p in found], missing
+    return found, missing

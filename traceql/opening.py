@@ -47,7 +47,7 @@ def open_all(paths: list[Path], *, strict: bool = False, cache: bool = False) ->
     """Open every path; unless ``strict``, files that cannot be read are reported and the rest still open."""
     traces: list[Trace] = []
     unreadable: list[str] = []
-    for path in paths:
+    for path in _on_this_machine(paths, unreadable, strict=strict):
         inside = path.is_dir()
         try:
             members = trace_files(path)
@@ -70,6 +70,21 @@ def open_all(paths: list[Path], *, strict: bool = False, cache: bool = False) ->
         traces += found if manifest is None else run_manifest.noted(found, manifest)
     traces.sort(key=lambda t: (t.rank is not None, t.rank or 0, str(t.path)))
     return Opened(tuple(traces), tuple(unreadable))
+
+
+def _on_this_machine(paths: list[Path], unreadable: list[str], *, strict: bool) -> list[Path]:
+    """The paths, URLs among them fetched; what cannot be had goes to ``unreadable`` unless ``strict``."""
+    from traceql import remote
+
+    found: list[Path] = []
+    for path in paths:
+        try:
+            found += remote.local_paths(path)
+        except TraceqlError as error:
+            if strict:
+                raise
+            unreadable.append(str(error))
+    return found
 
 
 def _open_file(path: Path, *, cache: bool) -> Trace:

@@ -37,61 +37,63 @@ def places_before_launches(trace: Trace) -> pl.DataFrame:
 
 
 def _delayed(trace: Trace, position: int, by_ns: int) -> tuple[Edit, list[dict[str, int]]]:
-    """In every step, what follows the place in front of launch ``position`` is ``by_ns`` later on host and GPU."""
-    chosen = places_before_launches(trace).filter(pl.col("position") == position).rows(named=True)
-    return _opened(trace, chosen, by_ns), chosen
+    """In every step the place in front of launch ``position`` with a hole that leaves the GPU idle for ``by_ns``.
+
+    ``hole_ns`` of a place is longer where the GPU still works when the hole opens.
+    """
+    places = places_before_launches(trace).filter(pl.col("position") == position).rows(named=True)
+    chosen = [{**p, "hole_ns": by_ns + max(0, _reach(trace, p["gpu_ns"]) - p["at_ns"])} for p in places]
+    return _opened(trace, chosen), chosen
 
 
-def _opened(trace: Trace, places: list[dict[str, int]], by_ns: int) -> Edit:
+def _opened(trace: Trace, places: list[dict[str, int]]) -> Edit:
     edit = Edit(trace)
     for place in places:
-        edit.host_hole(place["at_ns"], by_ns)
-        edit.gpu_hole(place["gpu_ns"], by_ns)
+        edit.host_hole(place["at_ns"], place["hole_ns"])
+        edit.gpu_hole(place["gpu_ns"], place["hole_ns"])
     return edit
 
 
+def _reach(trace: Trace, gpu_ns: int) -> int:
+    """When the GPU work that starts before this time has ended."""
+    before = trace.table("gpu_ops").filter(pl.col("start_ns") < gpu_ns)
+    last: int = before.select((pl.col("start_ns") + pl.col("dur_ns")).max()).item()
+    return min(last, gpu_ns)
+
+
 def host_delay(trace: Trace, position: int, by_us: int) -> Trace:
-    """The host spends ``by_us`` in a Python function before it makes the launch."""
+    """The host is in a Python function before it makes the launch, and the GPU waits ``by_us`` for it."""
     edit, chosen = _delayed(trace, position, by_us * _US)
     for place in chosen:
-        edit.add("python_calls", name=FRAME, start_ns=edit.before("host", place["at_ns"]), dur_ns=by_us * _US)
+        edit.add("python_calls", name=FRAME, start_ns=edit.before("host", place["at_ns"]), dur_ns=place["hole_ns"])
     return edit.trace()
 
 
 def synchronise(trace: Trace, position: int, by_us: int) -> Trace:
-    """The host waits for the stream before it makes the launch, and is held for ``by_us``."""
+    """The host waits for the stream before it makes the launch, for ``by_us`` longer than the GPU works."""
     edit, chosen = _delayed(trace, position, by_us * _US)
     for place in chosen:
         edit.add(
             "runtime_calls", name="cudaStreamSynchronize", start_ns=edit.before("host", place["at_ns"]),
-            dur_ns=by_us * _US - 1, correlation_id=edit.correlation(), return_value=0,
+            dur_ns=place["hole_ns"] - 1, correlation_id=edit.correlation(), return_value=0,
         )  # fmt: skip
     return edit.trace()
 
 
 def blocking_copy(trace: Trace, position: int, by_us: int, bytes: int) -> Trace:
-    """The step reads ``bytes`` back into pageable memory, in a call of ``by_us``, before it makes the launch."""
+    """The step reads ``bytes`` back into pageable memory before it makes the launch: ``by_us`` beyond the GPU's work."""
     edit, chosen = _delayed(trace, position, by_us * _US)
     for place in chosen:
-        correlation = edit.correlation()
-        at = edit.before("host", place["at_ns"])
+        correlation, at = edit.correlation(), edit.before("host", place["at_ns"])
         edit.add(
-            "runtime_calls", name="cudaMemcpyAsync", start_ns=at, dur_ns=by_us * _US - 1, correlation_id=correlation,
+            "runtime_calls", name="cudaMemcpyAsync", start_ns=at, dur_ns=place["hole_ns"] - 1, correlation_id=correlation,
             return_value=0,
         )  # fmt: skip
-        idle_from = max(at, _busy_until(trace, edit, place["gpu_ns"]))
         edit.add(
-            "memcpys", kind="DtoH", src_memory="device", dst_memory="pageable", bytes=bytes, start_ns=idle_from + 5 * _US,
-            dur_ns=at + by_us * _US - idle_from - 10 * _US, correlation_id=correlation,
+            "memcpys", kind="DtoH", src_memory="device", dst_memory="pageable", bytes=bytes,
+            start_ns=at + place["hole_ns"] - (by_us - 5) * _US, dur_ns=(by_us - 10) * _US, correlation_id=correlation,
         )  # fmt: skip
     return edit.trace()
-
-
-def _busy_until(trace: Trace, edit: Edit, gpu_start_ns: int) -> int:
-    """When the GPU work that starts before this time has ended, in new times."""
-    before = trace.table("gpu_ops").filter(pl.col("start_ns") < gpu_start_ns)
-    last = before.select((pl.col("start_ns") + pl.col("dur_ns")).max()).item()
-    return edit.before("gpu", gpu_start_ns) + min(0, last - gpu_start_ns)
 
 
 COPY_SHAPE = [4096, 2048]
@@ -112,8 +114,11 @@ def copies(trace: Trace, position: int, host_us: int, gpu_us: int) -> Trace:
         .join(trace.table("kernels").select("kernel_id", "launch_id"), on="kernel_id")
         .select("launch_id")
     )
-    places = places_before_launches(trace).join(in_layer, on="launch_id", how="semi").rows(named=True)
-    edit = _opened(trace, places, host_us * _US)
+    hole = pl.lit(host_us * _US).alias("hole_ns")
+    places = (
+        places_before_launches(trace).join(in_layer, on="launch_id", how="semi").with_columns(hole).rows(named=True)
+    )
+    edit = _opened(trace, places)
     for place in places:
         at, correlation = edit.before("host", place["at_ns"]), edit.correlation()
         for depth, (name, shapes, strides, types) in enumerate(_COPYING):
@@ -125,7 +130,7 @@ def copies(trace: Trace, position: int, host_us: int, gpu_us: int) -> Trace:
             "runtime_calls", name="cudaLaunchKernel", start_ns=at + 5 * _US, dur_ns=4 * _US, correlation_id=correlation,
             return_value=0,
         )  # fmt: skip
-        free = _busy_until(trace, edit, place["gpu_ns"])
+        free = edit.before("gpu", place["gpu_ns"]) - place["gpu_ns"] + _reach(trace, place["gpu_ns"])
         edit.add(
             "kernels", name="elementwise_kernel_injected", start_ns=max(at + 11 * _US, free + _US), dur_ns=gpu_us * _US,
             correlation_id=correlation, grid_x=4096, grid_y=1, grid_z=1, block_x=128, block_y=1, block_z=1,
@@ -155,7 +160,8 @@ def _wait_over(trace: Trace, gpu_ns: int) -> tuple[int, int]:
 
 
 def split_graph(trace: Trace, position: int, idle_us: int) -> Trace:
-    """Each replay becomes two: the nodes from ``position`` on are launched by a second call, for which the GPU waits."""
+    """Each replay becomes two: the nodes from ``position`` on are launched by a second call. The host waits for the first
+    part, then the GPU waits ``idle_us`` for the host."""
     edit = Edit(trace)
     launches = trace.table("graph_launches").select("start_ns", "dur_ns").rows()
     call_ns, latency_ns, idle_ns = 20 * _US, 3 * _US, idle_us * _US
@@ -172,11 +178,16 @@ def split_graph(trace: Trace, position: int, idle_us: int) -> Trace:
         second.append((returned, late_ns, replay["kernel_id"].to_list()[position:]))
     for returned, late_ns, kernel_ids in second:
         correlation, at = edit.correlation(), edit.before("host", returned)
+        wait_ns = late_ns + latency_ns - idle_ns
+        edit.add(
+            "runtime_calls", name="cudaStreamSynchronize", start_ns=at, dur_ns=wait_ns, correlation_id=edit.correlation(),
+            return_value=0,
+        )  # fmt: skip
         edit.add(
             "runtime_calls", name="cudaGraphLaunch", start_ns=at + late_ns - call_ns, dur_ns=call_ns,
             correlation_id=correlation, return_value=0,
         )  # fmt: skip
-        edit.add("python_calls", name=FRAME, start_ns=at + 1, dur_ns=late_ns - call_ns - 2)
+        edit.add("python_calls", name=FRAME, start_ns=at + wait_ns, dur_ns=late_ns - call_ns - wait_ns)
         edit.relink(kernel_ids, correlation)
     return edit.trace()
 

@@ -31,6 +31,14 @@ _FORMATS = ["html", "json", "text", "markdown"]
 @click.option("--sample", metavar="NAME", help="Analyze a bundled real capture; 'list' shows them.")
 @selection_options
 @click.option("--no-cache", is_flag=True, help="Read the files themselves, and keep nothing of them.")
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "dask"]),
+    default="local",
+    help="dask: one task a trace, on many processes or machines.",
+)
+@click.option("--scheduler", metavar="ADDRESS", help="A running Dask scheduler; else processes on this machine.")
+@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes of --engine dask on this machine.")
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
 @click.pass_context
 def analyze(
@@ -46,6 +54,9 @@ def analyze(
     options: tuple[str, ...],
     config: Path | None,
     no_cache: bool,
+    engine: str,
+    scheduler: str | None,
+    workers: int | None,
     quiet: bool,
 ) -> None:
     """Find where the GPU loses time in traces, and why.
@@ -58,6 +69,7 @@ def analyze(
     traceql analyze decode.trace.json.gz
     traceql analyze run/ --format json > report.json
     traceql analyze --sample sglang-h200-bs64-decode-eager
+    traceql analyze s3://bucket/run/ --engine dask --scheduler tcp://head:8786
     """
     from traceql import samples
     from traceql.cli import inputs
@@ -70,6 +82,15 @@ def analyze(
     if sample and paths:
         raise UsageError("give PATH or --sample, not both")
     configuration = configuration_from(select, ignore, options, config)
+    if engine == "dask":
+        from traceql.cli import fleet
+
+        if sample or eager:
+            raise UsageError("--engine dask takes paths and URLs, not --sample or --eager")
+        fleet.analyze(paths or (inputs.newest_run(),), configuration, scheduler, workers, format_, output, quiet=quiet)
+        return
+    if scheduler or workers:
+        raise UsageError("--scheduler and --workers belong to --engine dask")
     opened = inputs.read([samples.path(sample)] if sample else list(paths) or [inputs.newest_run()], cache=not no_cache)
     traces = configuration.equipped(opened.traces)
     if eager is not None:
