@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import resource
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import polars as pl
@@ -78,7 +79,7 @@ def main() -> None:
         print(f"{frame:<18}" + "".join(f"{seconds[frame]:>14.2f}" for _, seconds in columns))
     totals = [sum(seconds.values()) for _, seconds in columns]
     print(f"{'total, s':<18}" + "".join(f"{t:>14.2f}" for t in totals))
-    print(f"{'ratio':<18}{'':>14}" + "".join(f"{b / a:>14.2f}" for a, b in zip(totals, totals[1:], strict=False)))
+    print(f"{'ratio':<18}{'':>14}" + "".join(f"{b / a:>14.2f}" for a, b in pairwise(totals)))
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MB")
 
 

@@ -18,8 +18,11 @@ from typing import Any
 from traceql.errors import UsageError
 from traceql.fleet import FleetReport, Location, Setup, Summary, Unreadable, assemble, locations, summarise
 
-_LOST_WORKERS = 3
-"""A trace in whose task so many workers died is left out: most likely it does not fit into a worker's memory."""
+_LOST_WORKERS = 1
+"""Workers that may die over a trace before it is set aside and, at the end, tried alone: so another's fault is not its."""
+
+_TIMEOUT = "10s"
+"""How long to wait for a scheduler."""
 
 Progress = Callable[[int, int], None]
 """Called with traces done and traces in all."""
@@ -52,23 +55,41 @@ def _summaries(
     client: Any, places: list[Location], setup: Setup, progress: Progress | None
 ) -> Iterator[Summary | Unreadable]:
     """One result a trace, as they come; each is released on its worker once it is here."""
-    futures = client.map(summarise, places, setup=setup, pure=False, key="traceql-summary")
-    location = {future.key: place.path for future, place in zip(futures, places, strict=True)}
-    for done, future in enumerate(_dask().as_completed(futures, loop=client.loop), start=1):
-        yield _result(future, location[future.key])
-        future.release()
+    done = 0
+    set_aside: list[Location] = []
+    for place, result in _completed(client, places, setup):
+        if result is None:
+            set_aside.append(place)
+            continue
+        yield result
+        done += 1
         if progress is not None:
             progress(done, len(places))
+    for place in set_aside:
+        ((_, result),) = _completed(client, [place], setup)
+        yield result or Unreadable(
+            place.path,
+            f"{place.path}: every worker that read it was lost; give workers more memory (it may be too large for them)",
+        )
 
 
-def _result(future: Any, path: str) -> Summary | Unreadable:
-    """What the task returned; a task that could not finish is a file that could not be read."""
+def _completed(
+    client: Any, places: list[Location], setup: Setup
+) -> Iterator[tuple[Location, Summary | Unreadable | None]]:
+    """What each task returned, as they come; None for a trace over which workers died. Results are released on their
+    worker once they are here."""
+    futures = client.map(summarise, places, setup=setup, pure=False)
+    place_of = {future.key: place for future, place in zip(futures, places, strict=True)}
+    for future in _dask().as_completed(futures, loop=client.loop):
+        yield place_of[future.key], _result(future, place_of[future.key].path)
+        future.release()
+
+
+def _result(future: Any, path: str) -> Summary | Unreadable | None:
     try:
         result: Summary | Unreadable = future.result()
     except _dask().KilledWorker:
-        return Unreadable(
-            path, f"{path}: every worker that read it was lost; give workers more memory (it may be too large for them)"
-        )
+        return None
     except Exception as error:
         return Unreadable(path, f"{path}: {type(error).__name__}: {error}".splitlines()[0])
     return result
@@ -83,7 +104,7 @@ def _client(scheduler: str | None, workers: int | None) -> Iterator[Any]:
         raise UsageError(f"Dask is not installed ({error.name}); pip install 'traceql[distributed]'") from error
     if scheduler is not None:
         try:
-            with distributed.Client(scheduler, timeout="10s", set_as_default=False) as client:
+            with distributed.Client(scheduler, timeout=_TIMEOUT, set_as_default=False) as client:
                 yield client
         except OSError as error:
             raise UsageError(f"no Dask scheduler answers at {scheduler} ({error or type(error).__name__})") from error

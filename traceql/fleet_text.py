@@ -28,7 +28,8 @@ def render(report: FleetReport) -> str:
     crashed = [o for o in report.rules if o.outcome == "error"]
     lines += [f"{o.code} {o.name} crashed: {shown(o.reason or '')}" for o in crashed]
     if report.unreadable:
-        lines += [f"{len(report.unreadable)} files were skipped:"]
+        many = len(report.unreadable) > 1
+        lines += [f"{len(report.unreadable)} {'files were' if many else 'file was'} skipped:"]
         lines += [f"  {line}" for line in report.unreadable[:_FILES]]
         if len(report.unreadable) > _FILES:
             lines.append(f"  … and {len(report.unreadable) - _FILES} more")
@@ -38,10 +39,7 @@ def render(report: FleetReport) -> str:
 def _head(report: FleetReport) -> str:
     size = sum(summary.bytes for summary in report.summaries)
     spent = sum(summary.seconds for summary in report.summaries)
-    return (
-        f"{len(report.summaries)} traces, {size / 1e6:,.1f} MB, {spent:,.1f} s of work; "
-        f"{len(report.found)} findings"
-    )
+    return f"{len(report.summaries)} traces, {size / 1e6:,.1f} MB, {spent:,.1f} s of work; {len(report.found)} findings"
 
 
 def _grouped(found: list[Finding]) -> list[list[Finding]]:

@@ -13,8 +13,8 @@ from typing import Any
 from traceql.errors import UnreadableTraceError, UsageError
 from traceql.loaders import registry
 
-_URL = re.compile(r"^([a-z][a-z0-9+.-]+):/{1,2}(?=[^/])", re.IGNORECASE)
-"""Two letters at least: ``C:/`` is a drive. ``Path`` makes one slash of two."""
+_URL = re.compile(r"^([a-z][a-z0-9+.-]+):(/{1,3})(?=[^/])", re.IGNORECASE)
+"""Two letters at least: ``C:/`` is a drive. ``Path`` makes one slash of several."""
 
 
 def url_of(path: str | Path) -> str | None:
@@ -23,7 +23,9 @@ def url_of(path: str | Path) -> str | None:
     found = _URL.match(text)
     if found is None:
         return None
-    return f"{found[1].lower()}://{text[found.end() :]}"
+    protocol = found[1].lower()
+    root = "/" if len(found[2]) == 3 or protocol == "file" else ""
+    return f"{protocol}://{root}{text[found.end() :]}"
 
 
 def trace_urls(url: str) -> list[str]:
@@ -89,7 +91,9 @@ def _filesystem(url: str) -> tuple[Any, str]:
 
         found: tuple[Any, str] = fsspec.core.url_to_fs(url)
     except ImportError as error:
-        raise UsageError(f"{url}: {error}; install what reads it, e.g. pip install fsspec s3fs (or gcsfs, adlfs)") from error
+        raise UsageError(
+            f"{url}: {error}; install what reads it, e.g. pip install fsspec s3fs (or gcsfs, adlfs)"
+        ) from error
     except ValueError as error:
         raise UsageError(f"{url}: {error}") from error
     return found

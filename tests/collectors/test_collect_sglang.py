@@ -255,7 +255,9 @@ def test_sweep_records_one_run_each_and_resumes(machine) -> None:
 
 
 def test_tensor_parallel_records_every_rank_by_the_server(machine) -> None:
-    code, text = machine.run("collect", "--tp", "1,2", "--topology", "nvlink", "--profiler", "torch", "--mode", "graph")
+    code, text = machine.run(
+        "collect", "--tp", "1,2", "--topology", "nvlink", "--profiler", "torch", "--mode", "graph", "--output-len", "160"
+    )  # fmt: skip
     assert code == 0, text
     run = machine.latest()
     assert (run.workload.tp, run.workload.topology, run.workload.gpus) == (2, "nvlink", [0, 1])

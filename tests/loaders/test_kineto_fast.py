@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import mmap
 import os
 import random
 from pathlib import Path
@@ -99,6 +100,15 @@ def test_cut_short_at_many_places(tmp_path: Path) -> None:
     text = document([event(index) for index in range(12)])
     for length in range(1, len(text), 11):
         check(tmp_path / "t.json", text[:length])
+
+
+def test_cut_short_where_the_mapped_pages_end(tmp_path: Path) -> None:
+    """A byte read past the end would be one outside the process."""
+    text = document([event(1, pid="-7", args='{"est. achieved occupancy %": 1.5, "grid": [1, 2], "device": "a-7"}')])
+    for length in range(text.index("ph"), len(text)):
+        padding = "x" * (mmap.PAGESIZE - length - len('"": "", '))
+        check(tmp_path / "t.json", ("{" + f'"": "{padding}", ' + text[1:])[: mmap.PAGESIZE])
+        assert (tmp_path / "t.json").stat().st_size == mmap.PAGESIZE
 
 
 @pytest.mark.usefixtures("tiny_pieces")

@@ -57,6 +57,8 @@ def drawn(opened: Any) -> Any:
     page = opened.page
     page.locator(".timeline").first.scroll_into_view_if_needed()
     page.locator(_DRAWN).first.wait_for()
+    for _ in range(5):  # on a busy machine the first frames come late
+        page.evaluate("() => new Promise(requestAnimationFrame)")
     return page
 
 

@@ -63,7 +63,7 @@ def read_integer(data: Any, at: int, stop: int, value: int, space: Any) -> Any:
         if at == end:
             return end + 1 if touch(value, NULL, space) else -1
         at -= data[at - 1] == 45
-    negative = data[at] == 45
+    negative = byte_at(data, at, stop) == 45
     at += negative
     first = at
     number = np.uint64(0)

@@ -19,7 +19,6 @@ from traceql.requirements import missing
 from traceql.rule import Need
 from traceql.trace import Source, Trace
 
-
 MAX_STEPS = 64
 """Steps of a capture that are compared between ranks, from its first on; more make a median no surer, and ten thousand
 digests must fit into one process."""
@@ -209,7 +208,12 @@ def _steps(trace: Trace) -> pl.DataFrame:
 
 def _idle(trace: Trace) -> pl.DataFrame:
     last = pl.lit(_last_step(trace), pl.Int64)
-    by_blame = step_gap_parts(trace).filter(pl.col("step_id") <= last).group_by("step_id", "cause", "blame").agg(pl.col("dur_ns").sum())
+    by_blame = (
+        step_gap_parts(trace)
+        .filter(pl.col("step_id") <= last)
+        .group_by("step_id", "cause", "blame")
+        .agg(pl.col("dur_ns").sum())
+    )
     return (
         by_blame.sort(pl.col("dur_ns") * -1, "blame")
         .group_by("step_id", "cause", maintain_order=True)
