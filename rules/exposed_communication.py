@@ -16,7 +16,7 @@ Transfer is the shortest duration among the ranks of the same collective: the la
 rank it is the shortest of the same kernel, group and size in the trace, which is then modelled. The rest is waiting; it
 comes first, so hidden time is taken off it. The exposed transfer of the median step is compared with the step's period,
 for each kind of step, on the rank where the share is largest. The first step of a capture is left out: its collectives
-absorb the skew with which the ranks started to record.
+absorb the skew with which the ranks started to record. Captures are judged by their first 64 steps.
 
 `min-share-pct` is 5: an 8B model at TP=2 over NVLink with NCCL inside a CUDA graph spends 10 % of a profiled 7 ms step, a
 host-bound eager step of the same model 2 %.

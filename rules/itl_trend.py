@@ -13,7 +13,7 @@ Inter-token latency (ITL) is the time from the end of one decode step's GPU work
 stretch of at least `min-steps-count` decode steps of one batch size without a prefill between them, a line is fitted
 through ITL against the tokens added to the KV cache. It grows when the line rises by `min-growth-pct` of its start over
 the stretch and explains the variation (R² of `min-r2-score`). What the keys and values explain is the larger of two
-lines: the attention kernels' time, and the bytes of the added tokens at peak bandwidth where their size is known. The
+lines: the attention kernels' time (all GPU work, where none is known by name), and the bytes of the added tokens at peak bandwidth where their size is known. The
 rest must itself exceed `min-growth-pct`.
 
 The estimate is the mean of the unexplained growth over the stretch.
@@ -77,6 +77,8 @@ class ItlTrend(Rule):
         runs = runs.filter(pl.col("kv_tokens").is_not_null())
         if runs.is_empty():
             raise NotApplicableError(f"fewer than {options.min_steps_count:g} decode steps of one batch size in a row")
+        if runs["gpu_busy_ns"].null_count():
+            raise NotApplicableError("graph replays left no device record: what grows cannot be told")
         for _, run in runs.group_by("run", maintain_order=True):
             line = _line(run, "itl_ns")
             explained = _explained_ns(trace, run)
@@ -87,7 +89,7 @@ class ItlTrend(Rule):
 
     def _finding(self, run: pl.DataFrame, line: _Line, explained: float) -> Finding:
         parts = _growing_parts(run)
-        what, rise = max(parts.items(), key=lambda part: part[1]) if parts else ("unknown", 0.0)
+        what, rise = max(parts.items(), key=lambda part: part[1])
         batch = run["batch_size"][0]
         last = line.first_ns + line.rise_ns
         return self.finding(
@@ -133,16 +135,15 @@ def _line(run: pl.DataFrame, column: str) -> _Line:
 
 def _explained_ns(trace: Trace, run: pl.DataFrame) -> float:
     """Growth that the keys and values account for: attention's own, at least what their bytes take to read."""
-    attention = 0.0 if run["attention_ns"].null_count() else _line(run, "attention_ns").rise_ns
+    # without attention kernels known by name, all GPU work may be attention
+    attention = _line(run, "gpu_busy_ns" if run["attention_ns"].null_count() else "attention_ns").rise_ns
     fitted = attention_growth(trace)
     floor = fitted.floor_slope_ns if fitted is not None and fitted.floor_slope_ns else 0.0
     return max(attention, floor * (run.height - 1), 0.0)
 
 
 def _growing_parts(run: pl.DataFrame) -> dict[str, float]:
-    """Growth of each part of the interval over the stretch, largest first; empty where the GPU's work is not known."""
-    if run["gpu_busy_ns"].null_count():
-        return {}
+    """Growth of each part of the interval over the stretch, largest first."""
     split = run.with_columns(attention_ns=pl.col("attention_ns").fill_null(0)).with_columns(
         other_ns=pl.col("gpu_busy_ns") - pl.col("attention_ns")
     )

@@ -103,7 +103,8 @@ class LaunchGap(Rule):
             step_id=median.step_id,
             start_ns=worst["gap_start_ns"][0],
             end_ns=worst["gap_start_ns"][0] + worst["gap_ns"][0],
-            savings_us_per_step=int(parts.filter(pl.col("owner") == "host late")["dur_ns"].sum()) / 1000,
+            # none of its own where other rules account for every part of it
+            savings_us_per_step=int(parts.filter(pl.col("owner") == "host late")["dur_ns"].sum()) / 1000 or None,
             certainty="modelled",
             evidence={
                 "launch_gap_us_per_step": us,

@@ -15,7 +15,7 @@ that remains (median distance between first and last end) is in the evidence.
 A rank is late by the time from the middle rank's arrival to its own (of two ranks: from the first's). After a collective
 the ranks are together again, so lateness at each adds up over the step. A straggler is late by more than `min-share-pct`
 of the median step and more than `min-late-us`, in the median of the steps. The first step of a capture is left out: it
-holds the skew with which the ranks began to record (12.7 ms was seen). Where most ranks are late in turn, no single rank
+holds the skew with which the ranks began to record (12.7 ms was seen); the 63 steps after it are compared. Where most ranks are late in turn, no single rank
 is the cause and one finding says so.
 
 What the rank did instead is what it spent more, per step, than the median of the others.

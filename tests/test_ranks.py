@@ -13,6 +13,7 @@ from traceql.engine import Selection
 from traceql.opening import TraceSet
 from traceql.ranks.digest import digests
 from traceql.ranks.jobs import jobs
+from traceql.testing import TraceBuilder
 
 
 def matched(*ranks: tq.Trace) -> tuple[object, object]:
@@ -80,6 +81,24 @@ def test_two_unnamed_groups_of_one_job_are_told_apart() -> None:
     _, found = matched(*pace[0], *pace[1])
     partners = found.rows.group_by("match_id").agg(pl.col("rank").sort())["rank"].unique().sort().to_list()
     assert partners == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_devices_of_one_file_are_ranks() -> None:
+    """Nsight Systems records all processes of a host into one file: device 1 is late at every collective."""
+    build = TraceBuilder("nsys")
+    for step in range(4):
+        start = 1000 * step
+        build.range("step[DECODE bs=8]", start, 900)
+        for device, compute in ((0, 300), (1, 500)):
+            build.launch("gemm", call_us=start + 2, call_dur_us=1, gpu_us=start + 10, gpu_dur_us=compute, device=device)
+            build.launch(
+                "ncclDevKernel_AllReduce_Sum_bf16_RING_LL", call_us=start + 5, call_dur_us=1,
+                gpu_us=start + 10 + compute, gpu_dur_us=510 - compute, device=device,
+            )  # fmt: skip
+    trace = build.trace()
+    (finding,) = tq.analyze(trace, selection=only("TQL503")).found
+    assert finding.subject == "rank 1"
+    assert finding.evidence["late_us_per_step"] == pytest.approx(200)
 
 
 def test_captures_of_other_runs_are_other_jobs() -> None:

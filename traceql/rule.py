@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -133,6 +134,8 @@ class Rule(ABC):
                 raise UsageError(f"{cls.code} has no option {key!r}; it has: {', '.join(sorted(known)) or 'none'}")
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise UsageError(f"{cls.code}.{key} must be a number, not {value!r}")
+            if not math.isfinite(value) or value < 0:
+                raise UsageError(f"{cls.code}.{key} must be 0 or more, not {value!r}")
             given[name] = value
         return cls.Options(**given)
 

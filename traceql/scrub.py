@@ -38,14 +38,15 @@ def scrub(source: Path, target: Path) -> None:
     if target.exists() and target.samefile(source):
         raise UsageError(f"{target}: the copy must be another file")
     start = files.head(source)
-    if start.startswith(_SQLITE_MAGIC):
-        _scrub_nsys(source, target)
-    elif start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"["):
-        _scrub_kineto(source, target)
-    else:
+    is_nsys = start.startswith(_SQLITE_MAGIC)
+    if not is_nsys and start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] not in (b"{", b"["):
         raise UsageError(
             f"{source}: only nsys .sqlite exports and PyTorch profiler traces can be scrubbed; export first"
         )
+    try:
+        (_scrub_nsys if is_nsys else _scrub_kineto)(source, target)
+    except OSError as error:
+        raise UsageError(f"{target}: cannot be written ({error.strerror or error})") from error
 
 
 def _scrub_kineto(source: Path, target: Path) -> None:

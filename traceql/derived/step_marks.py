@@ -9,7 +9,7 @@ from traceql.trace import Trace
 
 _SGLANG = r"^step\[(?<mode>[A-Z_]+)(?: bs=(?<batch>\d+))?(?: toks=(?<tokens>\d+))?"
 _EXECUTE = r"^execute_"
-_PROFILER_STEP = r"^ProfilerStep#\d+$"
+PROFILER_STEP = r"^ProfilerStep#\d+$"
 
 _ENGINE_MARKS = (("step mark", r"^step\["), ("execute mark", _EXECUTE))
 """found_by → pattern, in order of preference where both kinds nest."""
@@ -41,7 +41,7 @@ def engine_marks(trace: Trace) -> pl.DataFrame:
 
 def profiler_steps(trace: Trace) -> pl.DataFrame:
     """torch.profiler's own ``ProfilerStep#N`` ranges, as MARK_SCHEMA."""
-    return _matching(trace, "profiler_step", _PROFILER_STEP)
+    return _matching(trace, "profiler_step", PROFILER_STEP)
 
 
 def _matching(trace: Trace, found_by: str, pattern: str) -> pl.DataFrame:
@@ -66,10 +66,12 @@ def _described(marks: pl.DataFrame, found_by: str) -> pl.DataFrame:
     name = pl.col("name")
     sglang = name.str.extract_groups(_SGLANG)
     mode = sglang.struct.field("mode").replace_strict(_SGLANG_KIND, default=None, return_dtype=pl.String)
-    batch, tokens = (sglang.struct.field(f).cast(pl.Int64) for f in ("batch", "tokens"))
+    batch, tokens = (sglang.struct.field(f).cast(pl.Int64, strict=False) for f in ("batch", "tokens"))
     # vLLM: execute_8192_context_9(sq8155…)_generation_37(sq37…); the counts are requests, the first number tokens
-    context, generation = (name.str.extract(rf"_{f}_(\d+)").cast(pl.Int64) for f in ("context", "generation"))
-    scheduled = name.str.extract(r"^execute_(\d+)_").cast(pl.Int64)
+    context, generation = (
+        name.str.extract(rf"_{f}_(\d+)").cast(pl.Int64, strict=False) for f in ("context", "generation")
+    )
+    scheduled = name.str.extract(r"^execute_(\d+)_").cast(pl.Int64, strict=False)
     is_vllm = name.str.contains(_EXECUTE) & context.is_not_null() & generation.is_not_null()
     vllm_kind = (
         pl.when(context == 0)

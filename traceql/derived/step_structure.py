@@ -11,7 +11,7 @@ from traceql.derived import api, intervals
 from traceql.derived.kernel_sequence import kernels_in_launch_order
 from traceql.derived.launches import calls_with_gpu_work, launched_by, launches
 from traceql.derived.repetition import repetition
-from traceql.derived.step_marks import MARK_SCHEMA
+from traceql.derived.step_marks import MARK_SCHEMA, PROFILER_STEP
 from traceql.trace import Trace
 
 if TYPE_CHECKING:
@@ -173,7 +173,9 @@ def _whole_steps(trace: Trace, marks: pl.DataFrame) -> pl.DataFrame:
 
 def from_ranges(trace: Trace) -> pl.DataFrame:
     """Steps as the named host range that repeats and holds most of the launches between its first and last instance."""
-    ranges = trace.loaded["annotations"].filter((pl.col("side") == "cpu") & (pl.col("dur_ns") > 0))
+    ranges = trace.loaded["annotations"].filter(
+        (pl.col("side") == "cpu") & (pl.col("dur_ns") > 0) & ~pl.col("name").str.contains(PROFILER_STEP)
+    )
     calls = launches(trace, with_steps=False).filter(pl.col("gpu_ops") > 0)
     if ranges.is_empty() or calls.is_empty():
         return _none()
@@ -182,9 +184,10 @@ def from_ranges(trace: Trace) -> pl.DataFrame:
     )
     key = ["family", "pid", "tid"]
     alone = (pl.col("start_ns") >= pl.col("end_ns").cum_max().shift(1)).fill_null(True).over(key, order_by="start_ns")
+    # a range of the same name in several processes or threads is the same step mark
     candidates = (
         named.with_columns(alone=alone)
-        .group_by(key)
+        .group_by("family")
         .agg(
             pl.len().alias("instances"),
             pl.col("alone").all(),
@@ -192,14 +195,11 @@ def from_ranges(trace: Trace) -> pl.DataFrame:
             last=pl.col("end_ns").max(),
         )
         .filter((pl.col("instances") >= _MIN_STEPS) & pl.col("alone"))
+        .sort("family")
     )
     best: tuple[float, int, pl.DataFrame] | None = None
     for row in candidates.rows(named=True):
-        members = named.filter(
-            pl.col("family").eq(row["family"])
-            & pl.col("pid").eq_missing(row["pid"])
-            & pl.col("tid").eq_missing(row["tid"])
-        ).sort("start_ns")
+        members = named.filter(pl.col("family") == row["family"]).sort("start_ns")
         share = _share_inside(calls.filter(pl.col("start_ns").is_between(row["first"], row["last"])), members)
         if share >= _COVERED and (best is None or (share, -members.height) > best[:2]):
             best = (share, -members.height, members)
