@@ -17,10 +17,19 @@ HOST_CAUSES = ("host", "launch", "launch latency", "graph launch")
 
 @memoised
 def step_gap_parts(trace: Trace) -> pl.DataFrame:
-    """Parts of the gaps that belong to a step, with ``gap_ns`` (the whole gap), ``step_kind`` and ``period_ns``."""
-    gap = gaps(trace).select("gap_id", "step_id", "device", "before", "after", gap_ns="dur_ns", gap_start_ns="start_ns")
+    """Parts of the gaps that belong to a step, with ``gap_ns``, ``step_kind`` and ``period_ns``.
+
+    ``gap_ns`` is the gap less its opaque part: time in which a replay without record may have run is not idle.
+    """
+    gap = gaps(trace).select("gap_id", "step_id", "device", "before", "after", "dur_ns", gap_start_ns="start_ns")
     step = steps(trace).select("step_id", "period_ns", step_kind="kind")
-    return gap_parts(trace).join(gap.filter(pl.col("step_id").is_not_null()), on="gap_id").join(step, on="step_id")
+    opaque = pl.col("dur_ns").filter(pl.col("cause") == "opaque replay").sum()
+    hidden = gap_parts(trace).group_by("gap_id").agg(opaque_ns=opaque)
+    counted = gap.join(hidden, on="gap_id", how="left").with_columns(
+        gap_ns=pl.col("dur_ns") - pl.col("opaque_ns").fill_null(0)
+    )
+    in_steps = counted.drop("dur_ns", "opaque_ns").filter(pl.col("step_id").is_not_null())
+    return gap_parts(trace).join(in_steps, on="gap_id").join(step, on="step_id")
 
 
 @dataclass(frozen=True)
