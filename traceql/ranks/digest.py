@@ -116,8 +116,8 @@ def _on_device(whole: RankDigest, trace: Trace, device: int) -> RankDigest:
         whole,
         rank=device,
         collectives=whole.collectives.filter(pl.col("collective_id").is_in(here.implode())),
-        steps=_steps(trace, device).filter(pl.col("step_id").is_in(of_steps.implode())),
-        idle=_idle(trace, device).filter(pl.col("step_id").is_in(of_steps.implode())),
+        steps=whole.steps.filter(pl.col("step_id").is_in(of_steps.implode())),
+        idle=whole.idle.filter(pl.col("step_id").is_in(of_steps.implode())),
     )
 
 
@@ -191,14 +191,9 @@ def _last_step(trace: Trace) -> int | None:
     return None if ids.is_empty() else int(ids.sort()[min(MAX_STEPS, len(ids)) - 1])
 
 
-def _here(device: int | None) -> pl.Expr:
-    """Rows of one device, or of all."""
-    return pl.lit(True) if device is None else pl.col("device") == device
-
-
-def _steps(trace: Trace, device: int | None = None) -> pl.DataFrame:
+def _steps(trace: Trace) -> pl.DataFrame:
     steps = trace.table("steps").head(MAX_STEPS)
-    own = compute_kernels(trace).filter(pl.col("step_id").is_not_null() & _here(device))
+    own = compute_kernels(trace).filter(pl.col("step_id").is_not_null())
     compute = union_ns(own, ["step_id"]).rename({"union_ns": "compute_ns"})
     layers = trace.table("layers").group_by("step_id").agg(layers=pl.len().cast(pl.Int64))
     return (
