@@ -99,6 +99,7 @@ def test_devices_of_one_file_are_ranks() -> None:
     (finding,) = tq.analyze(trace, selection=only("TQL503")).found
     assert finding.subject == "rank 1"
     assert finding.evidence["late_us_per_step"] == pytest.approx(200)
+    assert finding.evidence["did_instead"][0] == {"what": "computing", "blame": None, "us": 500, "extra_us": 200}
 
 
 def test_captures_of_other_runs_are_other_jobs() -> None:

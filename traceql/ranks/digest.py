@@ -116,8 +116,8 @@ def _on_device(whole: RankDigest, trace: Trace, device: int) -> RankDigest:
         whole,
         rank=device,
         collectives=whole.collectives.filter(pl.col("collective_id").is_in(here.implode())),
-        steps=whole.steps.filter(pl.col("step_id").is_in(of_steps.implode())),
-        idle=whole.idle.filter(pl.col("step_id").is_in(of_steps.implode())),
+        steps=_steps(trace, device).filter(pl.col("step_id").is_in(of_steps.implode())),
+        idle=_idle(trace, device).filter(pl.col("step_id").is_in(of_steps.implode())),
     )
 
 
@@ -159,10 +159,9 @@ def _collectives(trace: Trace) -> pl.DataFrame:
     found = collective_overlap(trace)
     if found.is_empty():
         return pl.DataFrame(schema=_COLLECTIVES)
-    last = _last_step(trace)
-    kept = pl.col("start_ns") <= pl.col("start_ns").filter(pl.col("step_id") <= last).max()
-    if last is not None and bool((found["step_id"] > last).any()):
-        found = found.filter(kept.fill_null(False))
+    last = pl.lit(_last_step(trace), pl.Int64)
+    begins_later = pl.col("start_ns").filter(pl.col("step_id") > last).min()
+    found = found.filter((pl.col("start_ns") < begins_later).fill_null(True))
     what = pl.concat_str("library", "algorithm", "protocol", separator=" ", ignore_nulls=True)
     return found.select(
         "collective_id",
@@ -191,9 +190,14 @@ def _last_step(trace: Trace) -> int | None:
     return None if ids.is_empty() else int(ids.sort()[min(MAX_STEPS, len(ids)) - 1])
 
 
-def _steps(trace: Trace) -> pl.DataFrame:
+def _here(device: int | None) -> pl.Expr:
+    """Rows of one device, or of all."""
+    return pl.lit(True) if device is None else pl.col("device") == device
+
+
+def _steps(trace: Trace, device: int | None = None) -> pl.DataFrame:
     steps = trace.table("steps").head(MAX_STEPS)
-    own = compute_kernels(trace).filter(pl.col("step_id").is_not_null())
+    own = compute_kernels(trace).filter(pl.col("step_id").is_not_null() & _here(device))
     compute = union_ns(own, ["step_id"]).rename({"union_ns": "compute_ns"})
     layers = trace.table("layers").group_by("step_id").agg(layers=pl.len().cast(pl.Int64))
     return (
@@ -206,11 +210,11 @@ def _steps(trace: Trace) -> pl.DataFrame:
     )  # fmt: skip
 
 
-def _idle(trace: Trace) -> pl.DataFrame:
+def _idle(trace: Trace, device: int | None = None) -> pl.DataFrame:
     last = pl.lit(_last_step(trace), pl.Int64)
     by_blame = (
         step_gap_parts(trace)
-        .filter(pl.col("step_id") <= last)
+        .filter((pl.col("step_id") <= last) & _here(device))
         .group_by("step_id", "cause", "blame")
         .agg(pl.col("dur_ns").sum())
     )
