@@ -22,7 +22,8 @@ from pathlib import Path
 
 os.environ.setdefault("POLARS_MAX_THREADS", "1")  # as the cluster's workers have it
 
-from traceql import distributed, fleet
+from traceql.fleet import cluster as distributed
+from traceql.fleet import summaries as fleet
 
 ROUNDS = 3
 

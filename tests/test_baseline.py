@@ -11,13 +11,13 @@ import pytest
 import traces
 from small_traces import Decode
 
-from traceql import baseline
-from traceql.baseline import Baseline, Capture, Entry
 from traceql.config_file import BaselineSettings
 from traceql.context import context
 from traceql.engine import Outcome
 from traceql.errors import UsageError
 from traceql.finding import Finding, Severity
+from traceql.gate import baseline
+from traceql.gate.baseline import Baseline, Capture, Entry
 from traceql.opening import open_trace
 from traceql.reporting import Report, analyze
 from traceql.trace import Trace

@@ -9,10 +9,10 @@ import pytest
 import traces
 from small_traces import Decode
 
-from traceql import budgets
-from traceql.budgets import Budget
 from traceql.derived.step_metrics import METRICS, step_metrics
 from traceql.errors import UsageError
+from traceql.gate import budgets
+from traceql.gate.budgets import Budget
 from traceql.opening import open_trace
 from traceql.testing import TraceBuilder
 from traceql.trace import Trace

@@ -16,9 +16,9 @@ from commands import traceql
 from small_traces import Decode
 
 from traceql import samples
-from traceql.compare import StepComparison, compare
-from traceql.compare_formats import RENDERERS
-from traceql.compare_runs import compare_paths
+from traceql.comparison.formats import RENDERERS
+from traceql.comparison.runs import compare_paths
+from traceql.comparison.steps import StepComparison, compare
 from traceql.derived.period_parts import period_parts
 from traceql.errors import UsageError
 from traceql.opening import open_trace

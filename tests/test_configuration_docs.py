@@ -13,7 +13,7 @@ from traceql.cli.compare import compare
 from traceql.cli.lint import _FORMATS, lint
 from traceql.config_file import BaselineSettings, Settings
 from traceql.derived.step_metrics import METRICS
-from traceql.lint_formats import LINT_RENDERERS
+from traceql.gate.formats import LINT_RENDERERS
 from traceql.suppressions import Suppression
 
 DOCS = Path(__file__).parent.parent / "docs"

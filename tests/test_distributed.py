@@ -12,10 +12,11 @@ from click.testing import CliRunner
 from worker_rules import DeadlyRule
 
 import traceql as tq
-from traceql import fleet, registry, samples
+from traceql import registry, samples
 from traceql.cli.main import cli
 from traceql.engine import Selection
 from traceql.errors import UsageError
+from traceql.fleet import summaries as fleet
 from traceql.report.json import document
 
 PAIR = [samples.path(f"sglang-h200-tp2-decode-graph-rank{rank}") for rank in (0, 1)]
@@ -24,7 +25,7 @@ PAIR = [samples.path(f"sglang-h200-tp2-decode-graph-rank{rank}") for rank in (0,
 @pytest.fixture
 def distributed() -> object:
     pytest.importorskip("distributed", reason="Dask is not installed: pip install 'traceql[distributed]'")
-    from traceql import distributed
+    from traceql.fleet import cluster as distributed
 
     return distributed
 

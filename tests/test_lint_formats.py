@@ -14,14 +14,14 @@ import pytest
 import sarif_schema
 from small_traces import Decode
 
-from traceql.baseline import Entry
-from traceql.budgets import Budget, Checked
 from traceql.engine import Outcome
 from traceql.finding import Finding, Severity
-from traceql.lint import Judged, LintResult
-from traceql.lint_formats import LINT_RENDERERS
+from traceql.gate.baseline import Entry
+from traceql.gate.budgets import Budget, Checked
+from traceql.gate.formats import LINT_RENDERERS
+from traceql.gate.github import command
+from traceql.gate.lint import Judged, LintResult
 from traceql.opening import open_trace
-from traceql.report.github import command
 from traceql.reporting import Report
 from traceql.suppressions import Suppressed, Suppression
 from traceql.trace import Trace

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 import traceql as tq
-from traceql import fleet, remote, samples
+from traceql import remote, samples
 from traceql.errors import UnreadableTraceError, UsageError
+from traceql.fleet import summaries as fleet
 
 SAMPLE = samples.path("sglang-h200-tp2-decode-graph-rank0")
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from traceql.statistics import holm, judge, mann_whitney, shift_pct, smallest_p
+from traceql.comparison.statistics import holm, judge, mann_whitney, shift_pct, smallest_p
 
 
 def brute(base: list[float], head: list[float]) -> float:

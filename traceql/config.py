@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from traceql import config_file, kernel_names, registry
-from traceql.budgets import Budget
 from traceql.config_file import BaselineSettings, ConfigFile, nearest
 from traceql.engine import Selection
 from traceql.errors import UsageError
 from traceql.finding import Severity
+from traceql.gate.budgets import Budget
 from traceql.rule import Rule
 from traceql.trace import Trace
 

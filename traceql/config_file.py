@@ -17,8 +17,8 @@ from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
-from traceql.budgets import Budget
 from traceql.errors import UsageError
+from traceql.gate.budgets import Budget
 from traceql.suppressions import Suppression
 
 OWN_FILE = "traceql.toml"

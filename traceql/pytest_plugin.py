@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from traceql.budgets import Budget
+    from traceql.gate.budgets import Budget
     from traceql.trace import Trace
 
 
@@ -33,7 +33,8 @@ class BudgetCheck:
         ``trace`` is a path, several, or what ``traceql.open`` gave. ``limits`` are the keys of a budget: ``max``, ``min``,
         ``kind``, ``batch_size``, ``aggregate``, ``sql``, ``name``.
         """
-        from traceql import budgets, config
+        from traceql import config
+        from traceql.gate import budgets
 
         traces = self._traces(trace)
         if metric is None and not limits:
@@ -64,8 +65,8 @@ class BudgetCheck:
 
 
 def _budget(metric: str | None, limits: dict[str, Any]) -> Budget:
-    from traceql.budgets import Budget
     from traceql.errors import UsageError
+    from traceql.gate.budgets import Budget
 
     budget = Budget(metric=metric, **limits)
     if problem := budget.problem():

@@ -62,8 +62,8 @@ def compare(
     traceql compare eager.trace.json.gz graph.trace.json.gz
     traceql compare runs/base runs/head --gate
     """
-    from traceql.compare_formats import RENDERERS
-    from traceql.compare_runs import compare_paths
+    from traceql.comparison.formats import RENDERERS
+    from traceql.comparison.runs import compare_paths
     from traceql.writing import write_text
 
     found = compare_paths(

@@ -13,8 +13,8 @@ from traceql.errors import UnreadableTraceError, UsageError
 
 if TYPE_CHECKING:
     from traceql.config import Configuration
-    from traceql.distributed import Progress
-    from traceql.fleet import FleetReport
+    from traceql.fleet.cluster import Progress
+    from traceql.fleet.summaries import FleetReport
 
 
 def analyze(
@@ -28,8 +28,8 @@ def analyze(
     quiet: bool,
 ) -> None:
     """Summarise every trace on Dask, then print or write the report over all of them: text, JSON, or both."""
-    from traceql import distributed
-    from traceql.fleet import Setup
+    from traceql.fleet import cluster as distributed
+    from traceql.fleet.summaries import Setup
     from traceql.writing import write_text
 
     form = format_ or {".json": "json", ".txt": "text"}.get(output.suffix if output else "")

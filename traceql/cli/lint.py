@@ -88,10 +88,10 @@ def lint(
     traceql lint runs/latest --output sarif=traceql.sarif --output junit=traceql.xml
     traceql lint decode.trace.json.gz --update-baseline
     """
-    from traceql import lint as linting
     from traceql.cli import inputs
     from traceql.finding import Severity
-    from traceql.lint_formats import LINT_RENDERERS
+    from traceql.gate import lint as linting
+    from traceql.gate.formats import LINT_RENDERERS
     from traceql.opening import TraceSet
     from traceql.reporting import analyze
     from traceql.writing import write_text
@@ -123,7 +123,7 @@ def lint(
 
 def _default_baseline(configuration: Configuration) -> Path:
     """As configured, beside the configuration file; else in the working directory."""
-    from traceql.baseline import NAME
+    from traceql.gate.baseline import NAME
 
     folder = configuration.path.parent if configuration.path else Path()
     return folder / (configuration.baseline.file or NAME)
@@ -136,7 +136,7 @@ def _baseline_file(given: Path | None, configuration: Configuration) -> Path | N
 
 
 def _update(report: Report, place: Path, *, quiet: bool) -> int:
-    from traceql import baseline as baselines
+    from traceql.gate import baseline as baselines
 
     if report.unreadable:
         raise UsageError(f"{place}: not written, a file could not be read: {report.unreadable[0]}")

@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
-from traceql.baseline import magnitude
-from traceql.budgets import Checked
 from traceql.finding import Finding
-from traceql.lint import Judged, LintResult
+from traceql.gate.baseline import magnitude
+from traceql.gate.budgets import Checked
+from traceql.gate.lint import Judged, LintResult
 from traceql.report.json import document as analysis
 from traceql.suppressions import Suppressed
 

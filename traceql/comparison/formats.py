@@ -8,9 +8,9 @@ from dataclasses import asdict
 from typing import Any
 
 import traceql
-from traceql.compare import Side, StepComparison
-from traceql.compare_runs import Comparison
-from traceql.compare_view import View, build
+from traceql.comparison.runs import Comparison
+from traceql.comparison.steps import Side, StepComparison
+from traceql.comparison.view import View, build
 from traceql.report import textable
 from traceql.report.markdown import escaped
 from traceql.report.model import Table

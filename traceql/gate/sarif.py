@@ -13,9 +13,9 @@ from urllib.parse import quote
 
 import traceql
 from traceql import registry
-from traceql.budgets import Checked
 from traceql.finding import Finding, Severity
-from traceql.lint import Judged, LintResult
+from traceql.gate.budgets import Checked
+from traceql.gate.lint import Judged, LintResult
 from traceql.report.names import file_labels, shown
 from traceql.suppressions import Suppressed
 

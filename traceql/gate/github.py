@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from traceql.finding import Severity
-from traceql.lint import LintResult
-from traceql.lint_text import change
+from traceql.gate.lint import LintResult
+from traceql.gate.text import change
 from traceql.report.names import file_labels, shown
 
 _LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "notice"}

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from traceql import baseline as baselines
-from traceql import budgets
-from traceql.baseline import Comparison, Entry
-from traceql.budgets import Checked
 from traceql.config import Configuration
 from traceql.finding import Finding, Severity
+from traceql.gate import baseline as baselines
+from traceql.gate import budgets
+from traceql.gate.baseline import Comparison, Entry
+from traceql.gate.budgets import Checked
 from traceql.reporting import Report
 
 Status = Literal["new", "worse", "known"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from traceql.lint import Judged, LintResult
+from traceql.gate.lint import Judged, LintResult
 from traceql.report.names import file_labels, shown
 
 
@@ -43,7 +43,7 @@ def lines(result: LintResult) -> Iterator[str]:
 
 def change(judged: Judged) -> str:
     """What the baseline says of a finding: ``known``, ``worse: 866 → 1,201 µs/step``; empty for a new one."""
-    from traceql.baseline import amount, magnitude
+    from traceql.gate.baseline import amount, magnitude
 
     if judged.before is None:
         return ""

@@ -8,7 +8,7 @@ from traceql.finding import Finding
 from traceql.report.names import shown
 
 if TYPE_CHECKING:
-    from traceql.fleet import FleetReport
+    from traceql.fleet.summaries import FleetReport
 
 _FINDINGS, _RANKS, _FILES = 20, 8, 10
 """Rows shown of each list."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from traceql.compare import Contribution, Figure, StepComparison
-from traceql.compare_runs import Comparison
+from traceql.comparison.runs import Comparison
+from traceql.comparison.statistics import Judgement
+from traceql.comparison.steps import Contribution, Figure, StepComparison
 from traceql.report.model import Cell, Column, Table
 from traceql.report.names import shown
 from traceql.report.units import number, quantity
-from traceql.statistics import Judgement
 
 _LINES = 14
 """Lines of the breakdown; the rest are summed, so that it still adds up."""

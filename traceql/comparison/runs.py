@@ -15,12 +15,12 @@ from typing import Literal
 import msgspec
 import polars as pl
 
-from traceql import statistics
-from traceql.compare import StepComparison, compare
+from traceql.comparison import statistics
+from traceql.comparison.statistics import Judgement
+from traceql.comparison.steps import StepComparison, compare
 from traceql.errors import UnreadableTraceError, UsageError
 from traceql.loaders.registry import is_trace_name
 from traceql.opening import open_all
-from traceql.statistics import Judgement
 from traceql.trace import Trace
 
 _MANIFEST = "manifest.json"

@@ -6,10 +6,10 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
-from traceql.budgets import Checked
 from traceql.engine import Outcome
-from traceql.lint import Judged, LintResult
-from traceql.lint_text import change
+from traceql.gate.budgets import Checked
+from traceql.gate.lint import Judged, LintResult
+from traceql.gate.text import change
 from traceql.report.names import file_labels, shown
 
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from traceql.errors import UsageError
-from traceql.fleet import FleetReport, Location, Setup, Summary, Unreadable, assemble, locations, summarise
+from traceql.fleet.summaries import FleetReport, Location, Setup, Summary, Unreadable, assemble, locations, summarise
 
 _LOST_WORKERS = 1
 """Workers that may die over a trace before it is set aside and, at the end, tried alone: so another's fault is not its."""

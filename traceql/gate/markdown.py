@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from traceql.budgets import Checked, number
-from traceql.lint import Judged, LintResult
-from traceql.lint_text import change
+from traceql.gate.budgets import Checked, number
+from traceql.gate.lint import Judged, LintResult
+from traceql.gate.text import change
 from traceql.report.markdown import code, escaped
 from traceql.report.names import file_labels, shown
 

@@ -176,7 +176,7 @@ class FleetReport(Results):
 
     def text(self) -> str:
         """Findings, each once with the ranks that have it, then the slowest ranks and what could not be read."""
-        from traceql.fleet_text import render
+        from traceql.fleet.text import render
 
         return render(self)
 

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from traceql.lint import LintResult
+    from traceql.gate.lint import LintResult
 
 
 def _renderer(module: str) -> Callable[[LintResult], str]:
@@ -21,11 +21,11 @@ def _renderer(module: str) -> Callable[[LintResult], str]:
 
 
 LINT_RENDERERS: dict[str, Callable[[LintResult], str]] = {
-    "text": _renderer("traceql.lint_text"),
-    "json": _renderer("traceql.lint_json"),
-    "sarif": _renderer("traceql.report.sarif"),
-    "junit": _renderer("traceql.report.junit"),
-    "github": _renderer("traceql.report.github"),
-    "markdown": _renderer("traceql.lint_markdown"),
+    "text": _renderer("traceql.gate.text"),
+    "json": _renderer("traceql.gate.json"),
+    "sarif": _renderer("traceql.gate.sarif"),
+    "junit": _renderer("traceql.gate.junit"),
+    "github": _renderer("traceql.gate.github"),
+    "markdown": _renderer("traceql.gate.markdown"),
 }
 """Format → function from a lint result to the whole output."""
