@@ -46,9 +46,12 @@ def run_sglang(common: Common, engine: Engine) -> int:
     """The static batch of SGLang's benchmark under every profiler asked for."""
     facts = _examine(common, "sglang")
     chosen, skipped = planning.profilers(facts, engine, force=common.force)
+    engine, replaced = planning.without_fa3(engine, facts)
     plans = _plans(facts, common, engine, chosen)
     prepared = [
-        _Prepared(name, "sglang", plan.workload, sglang_run.batch_works(plan), plan.workload.gpus, list(skipped))
+        _Prepared(
+            name, "sglang", plan.workload, sglang_run.batch_works(plan), plan.workload.gpus, [*skipped, *replaced]
+        )
         for name, plan in plans
     ]
     return _record_all(common, facts, prepared, f"sglang-{engine.batch_label}")
@@ -57,11 +60,12 @@ def run_sglang(common: Common, engine: Engine) -> int:
 def run_server(common: Common, engine: Engine) -> int:
     """A server of our own under load, all ranks recorded by torch.profiler."""
     facts = _examine(common, "server")
+    engine, replaced = planning.without_fa3(engine, facts)
     plans = _plans(facts, common, engine, ("torch",))
     for _, plan in plans:
         plan.workload.engine = "sglang-server"
     prepared = [
-        _Prepared(name, "server", plan.workload, sglang_run.server_works(plan), plan.workload.gpus)
+        _Prepared(name, "server", plan.workload, sglang_run.server_works(plan), plan.workload.gpus, replaced)
         for name, plan in plans
     ]
     return _record_all(common, facts, prepared, f"server-{engine.batch_label}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from traceql.errors import UsageError
@@ -112,6 +112,29 @@ def points(engine: Engine) -> list[sweep.Point]:
         tps=engine.tps,
         topologies=engine.topologies or (None,),
     )
+
+
+def without_fa3(engine: Engine, facts: Facts) -> tuple[Engine, list[str]]:
+    """The engine with a backend named where sglang's own choice cannot work, and a line that says so.
+
+    On Hopper sglang takes FlashAttention 3 when no backend is named. Small builds of its kernel package come without
+    that library while the module that loads it is there.
+    """
+    target = facts.target
+    hopper = any((gpu.compute_capability or "").startswith("9.") for gpu in facts.machine.gpus)
+    named = bool(engine.backends) or any(word.startswith("--attention-backend") for word in engine.extra)
+    if named or target is None or not hopper or "sgl_kernel" not in target.modules:
+        return engine, []
+    kernels = Path(target.modules["sgl_kernel"])
+    try:
+        loader = (kernels / "flash_attn.py").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return engine, []
+    if "flash_ops" not in loader or any(kernels.glob("flash_ops*")):
+        return engine, []
+    backend = "flashinfer" if "flashinfer" in target.modules else "triton"
+    said = f"this sglang has no FlashAttention 3 kernels, its default on Hopper: attention by {backend}"
+    return replace(engine, backends=(backend,)), [said]
 
 
 def workload(engine: Engine, point: sweep.Point, name: str) -> tuple[Workload, str]:

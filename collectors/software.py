@@ -32,7 +32,7 @@ for name in json.loads(sys.argv[1]):
         found["packages"][name] = metadata.version(name)
     except metadata.PackageNotFoundError:
         pass
-for name in ("torch", "sglang", "minisgl"):
+for name in ("torch", "sglang", "minisgl", "sgl_kernel", "flashinfer"):
     try:
         spec = util.find_spec(name)
     except (ImportError, ValueError):
@@ -69,7 +69,7 @@ _NCU_PLACES = ("/opt/nvidia/nsight-compute/*/ncu", "/usr/local/cuda*/bin/ncu")
 
 @dataclass(frozen=True)
 class Interpreter:
-    """The Python that runs the program, and where it finds torch, sglang and minisgl."""
+    """The Python that runs the program, and where it finds torch, sglang, minisgl and their kernel packages."""
 
     executable: str
     python: str

@@ -32,6 +32,39 @@ def test_default_run_is_complete(machine) -> None:
     assert "1.86" in text  # eager over graph
 
 
+def _install_kernels(machine, loads: str = "from sgl_kernel import flash_ops") -> Path:
+    """A kernel package whose FlashAttention 3 loader is there, without the library it loads."""
+    package = machine.site / "sgl_kernel"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "flash_attn.py").write_text(loads + "\n")
+    return package
+
+
+def test_a_build_without_fa3_gets_another_backend_and_says_so(machine) -> None:
+    _install_kernels(machine)
+    code, text = machine.run("collect", "--mode", "graph", "--profiler", "torch")
+    assert code == 0, text
+    run = machine.latest()
+    assert run.workload.attention_backend == "triton"
+    assert run.warnings == [
+        "this sglang has no FlashAttention 3 kernels, its default on Hopper: attention by triton"
+    ]  # fmt: skip
+    assert run.warnings[0] in text
+
+
+@pytest.mark.parametrize("case", ["library", "other loader", "named", "passed on"])
+def test_the_backend_is_left_to_sglang_or_the_user_otherwise(machine, case: str) -> None:
+    package = _install_kernels(machine, "import flash_attn_3" if case == "other loader" else "import flash_ops")
+    if case == "library":
+        (package / "flash_ops.abi3.so").touch()
+    options = {"named": ["--attention-backend", "fa3"], "passed on": ["--", "--attention-backend", "fa3"]}.get(case, [])
+    code, text = machine.run("collect", "--mode", "graph", "--profiler", "torch", *options)
+    assert code == 0, text
+    assert machine.latest().warnings == []
+    assert machine.latest().workload.attention_backend == ("fa3" if case == "named" else None)
+
+
 def test_manifest_lists_every_file_and_nothing_private(machine) -> None:
     machine.environment |= {
         "NCCL_DEBUG_FILE": "/home/someone/nccl.log",
