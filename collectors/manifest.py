@@ -248,7 +248,7 @@ def read(run: Path) -> Manifest:
         raise UnreadableTraceError(
             f"{path}: cannot be read ({error.strerror or error}); give a run directory"
         ) from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UnreadableTraceError(f"{path}: not a run's manifest ({error})") from error
 
 

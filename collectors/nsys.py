@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from .child import ask
@@ -71,22 +72,36 @@ def finish(tool: Tool, output: Path) -> Problem | None:
     if not stream.exists():
         return None  # the log tells why
     importer = _importer(tool)
-    if importer is not None:
-        ask([str(importer), "-i", str(stream), "-o", str(report)], timeout_s=_IMPORT_TIMEOUT_S)
+    if importer is None:
+        return Problem(
+            "nsys has no host part here: it left a .qdstrm and no report",
+            f"on a machine with Nsight Systems {tool.text}: QdstrmImporter -i {stream.name} -o {report.name}",
+        )
+    code, said = ask([str(importer), "-i", str(stream), "-o", str(report)], timeout_s=_IMPORT_TIMEOUT_S)
     if report.exists() and report.stat().st_size:
         stream.unlink()
         return None
-    return Problem(
-        "nsys has no host part here: it left a .qdstrm and no report",
-        f"on a machine with Nsight Systems {tool.text}: QdstrmImporter -i {stream.name} -o {report.name}",
-    )
+    return _import_failed(code, said, stream.name)
+
+
+def _import_failed(code: int, said: str, stream: str) -> Problem:
+    library = re.search(r"error while loading shared libraries: (lib[\w.+-]+)", said)
+    if library:
+        return Problem(
+            f"nsys's importer does not start without {library[1]}: it left {stream} and no report",
+            f"install the package that brings {library[1]} (libdw.so.1: libdw1), and record again",
+        )
+    last = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), f"exit code {code}")
+    return Problem(f"nsys's importer made no report of {stream}: {last}", "keep the file; a newer nsys may read it")
 
 
 def _importer(tool: Tool) -> Path | None:
+    """The program that makes a report of a .qdstrm, in the host part beside nsys; Nsight Compute names that otherwise."""
     root = Path(tool.path).resolve().parent
     for _ in range(3):
-        found = next(iter(sorted(root.glob("host-linux-*/QdstrmImporter")) + sorted(root.glob("QdstrmImporter"))), None)
-        if found is not None:
-            return found
+        for place in ("host-linux-*/QdstrmImporter", "linux-desktop-*/QdstrmImporter", "QdstrmImporter"):
+            found = next(iter(sorted(root.glob(place))), None)
+            if found is not None:
+                return found
         root = root.parent
     return None

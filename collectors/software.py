@@ -63,6 +63,7 @@ _NSYS_PLACES = (
     "/opt/nvidia/nsight-systems*/*/bin/nsys",
     "/opt/nvidia/nsight-systems*/bin/nsys",
     "/usr/local/cuda*/bin/nsys",
+    "/opt/nvidia/nsight-compute/*/host/target-linux-x64/nsys",
 )
 _NCU_PLACES = ("/opt/nvidia/nsight-compute/*/ncu", "/usr/local/cuda*/bin/ncu")
 
@@ -106,7 +107,7 @@ def interpreter(executable: str) -> Interpreter:
 
 
 def nsys() -> Tool | None:
-    """Nsight Systems, from PATH or where its packages install it."""
+    """Nsight Systems, from PATH, where its packages install it, or the one inside Nsight Compute."""
     return _tool("nsys", _NSYS_PLACES)
 
 

@@ -217,6 +217,30 @@ def test_nsys_without_a_report(machine, failure: str, problem: str) -> None:
     assert machine.newest().status == "failed"
 
 
+@pytest.mark.parametrize(
+    ("importer", "said"),
+    [
+        ("echo imported > $4", None),
+        ("echo Status: damaged stream; exit 1", "made no report of sglang-graph.qdstrm: Status: damaged stream"),
+        (
+            "echo x: error while loading shared libraries: libdw.so.1: cannot open; exit 127",
+            "install the package that brings libdw.so.1",
+        ),
+    ],
+)
+def test_nsys_inside_nsight_compute_imports_by_the_importer_beside_it(machine, importer: str, said: str | None) -> None:
+    machine.environment["FAKE_NSYS"] = "qdstrm"
+    host = machine.folder / "linux-desktop-x64"
+    host.mkdir()
+    (host / "QdstrmImporter").write_text(f"#!/bin/sh\n{importer}\n")
+    (host / "QdstrmImporter").chmod(0o755)
+    code, text = machine.run("collect", "--mode", "graph", "--profiler", "nsys", "--repeats", "0")
+    assert code == (2 if said else 0), text
+    assert said is None or said in text
+    if said is None:
+        assert machine.latest().traces() == ["graph-nsys/sglang-graph.nsys-rep"]
+
+
 def test_hanging_child_is_ended_in_time(machine) -> None:
     machine.environment["FAKE_SGLANG"] = "hang"
     code, text = machine.run("collect", "--mode", "graph", "--profiler", "torch", "--timeout", "1")
