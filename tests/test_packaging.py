@@ -57,7 +57,9 @@ def test_the_wheel_holds_what_the_commands_need(wheel: Path) -> None:
     ):
         assert wanted in names
     samples = tomllib.loads((ROOT / "sample_traces" / "samples.toml").read_text())["sample"]
-    assert {f"traceql/sample_traces/{s['file']}" for s in samples} <= names
+    folder = ROOT / "sample_traces"
+    captures = {p for s in samples for p in [folder / s["file"], *(folder / s["file"]).rglob("*")] if p.is_file()}
+    assert {f"traceql/sample_traces/{p.relative_to(folder)}" for p in captures} <= names
     assert not [n for n in names if n.startswith(("tests/", "rules/"))]
 
 

@@ -23,7 +23,7 @@ def _files(*patterns: str) -> list[Path]:
 
 OWN_CAPTURES = _files("torch/*.json.gz", "nsys/*.sqlite")
 PUBLIC_CAPTURES = _files("public/torch/*.json.gz", "public/nsys/*.sqlite")
-SAMPLES = [samples.folder() / s.file for s in samples.samples().values()]
+SAMPLES = [path for s in samples.samples().values() if (path := samples.folder() / s.file).is_file()]
 REAL_TRACES = [*SAMPLES, *OWN_CAPTURES, *PUBLIC_CAPTURES]
 
 _opened: dict[Path, Trace] = {}

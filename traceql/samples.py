@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sample:
-    """One bundled capture: its name, file, what it shows and how it was recorded."""
+    """One bundled capture: its name, file (or run directory), what it shows and how it was recorded."""
 
     name: str
     file: str
@@ -36,7 +36,7 @@ def samples() -> dict[str, Sample]:
 
 
 def path(name: str) -> Path:
-    """The file of sample ``name``; UsageError lists the names when there is none."""
+    """The file or folder of sample ``name``; UsageError lists the names when there is none."""
     known = samples()
     if name not in known:
         raise UsageError(f"no sample {name!r}; there are: {', '.join(known)}")
