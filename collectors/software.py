@@ -7,11 +7,11 @@ neither torch nor sglang.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
+
+from traceql import nsight
 
 from .child import ask
 from .manifest import Git, Software
@@ -59,14 +59,6 @@ _NCU_CUDA: tuple[tuple[Version, Version], ...] = (
 )  # fmt: skip
 """Nsight Compute release → CUDA toolkit, from the same tables."""
 
-_NSYS_PLACES = (
-    "/opt/nvidia/nsight-systems*/*/bin/nsys",
-    "/opt/nvidia/nsight-systems*/bin/nsys",
-    "/usr/local/cuda*/bin/nsys",
-    "/opt/nvidia/nsight-compute/*/host/target-linux-x64/nsys",
-)
-_NCU_PLACES = ("/opt/nvidia/nsight-compute/*/ncu", "/usr/local/cuda*/bin/ncu")
-
 
 @dataclass(frozen=True)
 class Interpreter:
@@ -108,12 +100,12 @@ def interpreter(executable: str) -> Interpreter:
 
 def nsys() -> Tool | None:
     """Nsight Systems, from PATH, where its packages install it, or the one inside Nsight Compute."""
-    return _tool("nsys", _NSYS_PLACES)
+    return _tool("nsys")
 
 
 def ncu() -> Tool | None:
     """Nsight Compute, from PATH or where its packages install it."""
-    return _tool("ncu", _NCU_PLACES)
+    return _tool("ncu")
 
 
 def versions(target: Interpreter | None, nsys_tool: Tool | None, ncu_tool: Tool | None) -> Software:
@@ -165,12 +157,8 @@ def dotted(version: Version | None) -> str:
     return f"{version[0]}.{version[1]}" if version else "?"
 
 
-def _tool(name: str, places: tuple[str, ...]) -> Tool | None:
-    found = shutil.which(name)
-    if found is None:
-        root = Path("/")
-        candidates = sorted(str(p) for place in places for p in root.glob(place.lstrip("/")) if os.access(p, os.X_OK))
-        found = candidates[-1] if candidates else None
+def _tool(name: str) -> Tool | None:
+    found = nsight.program(name)
     if found is None:
         return None
     code, text = ask([found, "--version"])

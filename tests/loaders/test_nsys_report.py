@@ -130,7 +130,7 @@ def test_a_refusal_is_passed_on(report: Path, tmp_path: Path, monkeypatch: pytes
 
 def test_without_nsys(report: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(UnreadableTraceError, match=r"nsys is not on PATH.*nsys export --type sqlite") as caught:
+    with pytest.raises(UnreadableTraceError, match=r"nsys is not installed.*nsys export --type sqlite") as caught:
         nsys_report.load(report)
     assert "\n" not in str(caught.value)
     assert cached(report) == []

@@ -17,12 +17,13 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
+from traceql import nsight
 from traceql.errors import UnreadableTraceError
 from traceql.loaders import nsys_sqlite
 from traceql.trace import LoadedTrace
 
 NSYS_VARIABLE = "TRACEQL_NSYS"
-"""Environment variable with the path of the ``nsys`` to run; without it, the first on PATH."""
+"""Environment variable with the path of the ``nsys`` to run; without it, the first on PATH, or where it is installed."""
 
 _MESSAGE_LENGTH = 300  # of what nsys says, the characters passed on
 
@@ -45,7 +46,7 @@ def load(path: Path) -> LoadedTrace:
         with suppress(_ReadOnlyError):
             return _load_export(_export_and_keep(path, folder, name), path)
     with tempfile.TemporaryDirectory(prefix="traceql-") as scratch:
-        return _load_export(_export(path, Path(scratch)), path)
+        return _load_export(export(path, Path(scratch)), path)
 
 
 class _ReadOnlyError(Exception):
@@ -64,7 +65,7 @@ def _export_and_keep(report: Path, folder: Path, name: str) -> Path:
     except OSError as error:
         raise _ReadOnlyError from error
     with scratch:
-        kept = _export(report, Path(scratch.name)).replace(folder / name)
+        kept = export(report, Path(scratch.name)).replace(folder / name)
     for other in folder.glob("*.sqlite"):
         if other != kept:
             other.unlink(missing_ok=True)
@@ -78,7 +79,7 @@ def _cache_folders(report: Path) -> Iterator[Path]:
     yield user_cache / "traceql" / sha256(os.fsencode(report.absolute())).hexdigest()[:16]
 
 
-def _export(report: Path, folder: Path) -> Path:
+def export(report: Path, folder: Path) -> Path:
     """Have nsys write the report's SQLite export into a folder; returns the file."""
     export = folder / "export.sqlite"
     nsys = _nsys(report)
@@ -104,9 +105,9 @@ def _export(report: Path, folder: Path) -> Path:
 
 def _nsys(report: Path) -> str:
     named = os.environ.get(NSYS_VARIABLE)
-    found = shutil.which(named or "nsys")
+    found = shutil.which(named) if named else nsight.program("nsys")
     if found is None:
-        missing = f"{NSYS_VARIABLE}={named} is no program" if named else "nsys is not on PATH"
+        missing = f"{NSYS_VARIABLE}={named} is no program" if named else "nsys is not installed"
         raise UnreadableTraceError(
             f"{report}: only Nsight Systems can read a report, and {missing}; install it, or run "
             f"`nsys export --type sqlite {report.name}` where it is and give traceql the .sqlite file"
