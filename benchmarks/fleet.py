@@ -4,7 +4,8 @@
 
 The captures are copied in turn until there are so many traces. They are summarised one after the other in this process,
 by so many plain processes with an equal share each (the ideal), and on a Dask cluster on this machine that is already
-running. Prints seconds and megabytes, and the cluster's time over the ideal.
+running. Prints seconds and megabytes, and the cluster's time over the ideal: by the clock, and by CPU seconds of all
+processes, which a busy machine does not disturb.
 """
 
 from __future__ import annotations
@@ -69,17 +70,26 @@ def compare(folder: Path, workers: int) -> None:
         list(pool.map(share, [places[:1]] * workers))
         distributed.analyze(warm_up, scheduler=cluster.scheduler_address)
         for _ in range(ROUNDS):  # in turn: a busy moment on the machine hits both
-            started = time.perf_counter()
+            started, cpu = time.perf_counter(), _cpu_seconds()
             list(pool.map(share, [places[n::workers] for n in range(workers)]))
-            ideal = time.perf_counter() - started
-            started = time.perf_counter()
+            ideal, ideal_cpu = time.perf_counter() - started, _cpu_seconds() - cpu
+            started, cpu = time.perf_counter(), _cpu_seconds()
             together = distributed.analyze([folder], scheduler=cluster.scheduler_address)
-            wall = time.perf_counter() - started
+            wall, wall_cpu = time.perf_counter() - started, _cpu_seconds() - cpu
             busy = 100 * sum(summary.seconds for summary in together.summaries) / wall / workers
             print(
                 f"{workers} workers: {wall:.1f} s with the reduction, {wall / ideal:.2f} of the ideal {ideal:.1f} s; "
-                f"workers busy {busy:.0f} %"
+                f"workers busy {busy:.0f} %; CPU {wall_cpu:.1f} s, {wall_cpu / ideal_cpu:.2f} of {ideal_cpu:.1f} s"
             )
+
+
+def _cpu_seconds() -> float:
+    """CPU time so far of this process and all it started that still run."""
+    import psutil  # comes with distributed
+
+    this = psutil.Process()
+    spent = [process.cpu_times() for process in (this, *this.children(recursive=True))]
+    return sum(times.user + times.system for times in spent)
 
 
 def share(places: list[fleet.Location]) -> int:

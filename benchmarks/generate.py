@@ -1,10 +1,11 @@
 """Write large traces for benchmarks by repeating real captures.
 
     python benchmarks/generate.py torch OUT.json[.gz] --mb 500 CAPTURE.json.gz …
-    python benchmarks/generate.py nsys OUT.sqlite --mb 400 CAPTURE.sqlite
+    python benchmarks/generate.py nsys OUT.sqlite --kernels 2500000 CAPTURE.sqlite
 
 A torch file keeps the bytes of its captures' events, in Kineto's own layout; only times and ids move on from one
-repeat to the next, so that every id stays unique. An nsys file keeps its capture's tables and columns. ``--layout``
+repeat to the next, so that every id stays unique. An nsys file keeps its capture's tables and columns, but
+for the system calls, which no loader reads. ``--layout``
 re-serialises a torch file: ``line`` is ``json.dumps``, ``indent`` is ``json.dumps(indent=2)``.
 """
 
@@ -135,29 +136,28 @@ def _reserialised(text: bytes, layout: str) -> bytes:
 
 
 TIME_COLUMNS = {"start", "end", "timestamp", "rawTimestamp"}
+KERNELS = "CUPTI_ACTIVITY_KIND_KERNEL"
 ID_COLUMNS = {"correlationId", "eventSyncId", "gridId"}
 
 
-def write_nsys(out: Path, size: int, capture: Path) -> int:
-    """Repeat every table that has times until the file holds ``size`` bytes; returns the rows added."""
+def write_nsys(out: Path, capture: Path, *, size: float, kernels: int) -> int:
+    """Repeat every table that has times until the file has ``size`` bytes and ``kernels``; returns the rows added."""
     shutil.copyfile(capture, out)
     with closing(sqlite3.connect(out)) as db:
-        db.executescript("pragma journal_mode = off; pragma synchronous = off")
+        db.executescript("pragma journal_mode = off; pragma synchronous = off; drop table if exists OSRT_API")
         columns = {
             name: [row[1] for row in db.execute(f'pragma table_info("{name}")')]
             for (name,) in db.execute("select name from sqlite_master where type = 'table'")
         }
         timed = {name: cols for name, cols in columns.items() if TIME_COLUMNS & set(cols)}
-        span = stride = 0
-        for name, cols in timed.items():
-            for column in TIME_COLUMNS & set(cols):
-                span = max(span, db.execute(f'select coalesce(max("{column}"), 0) from "{name}"').fetchone()[0])
-            for column in ID_COLUMNS & set(cols):
-                stride = max(stride, db.execute(f'select coalesce(max("{column}"), 0) from "{name}"').fetchone()[0] + 1)
+        span = _largest(db, timed, TIME_COLUMNS)
+        stride = _largest(db, timed, ID_COLUMNS) + 1
         for name, cols in timed.items():  # the first copy, so that repeats do not grow what they read
             db.execute(f'create temp table "seed_{name}" as select {", ".join(map(_quoted, cols))} from "{name}"')
         rows = repeat = 0
-        while out.stat().st_size < size:
+        found = db.execute(f"select count(*) from {KERNELS}").fetchone()[0]
+        each = found
+        while out.stat().st_size < size or found < kernels:
             repeat += 1
             for name, cols in timed.items():
                 moved = [
@@ -171,7 +171,16 @@ def write_nsys(out: Path, size: int, capture: Path) -> int:
                     f'insert or ignore into "{name}" ({names}) select {", ".join(moved)} from temp."seed_{name}"'
                 ).rowcount
             db.commit()
+            found += each
     return rows
+
+
+def _largest(db: sqlite3.Connection, tables: dict[str, list[str]], wanted: set[str]) -> int:
+    """The largest value in any of the ``wanted`` columns."""
+    queries = [
+        f'select max("{column}") from "{name}"' for name, cols in tables.items() for column in wanted & set(cols)
+    ]
+    return max(db.execute(query).fetchone()[0] or 0 for query in queries)
 
 
 def _quoted(name: str) -> str:
@@ -183,12 +192,13 @@ def main() -> None:
     parser.add_argument("kind", choices=["torch", "nsys"])
     parser.add_argument("out", type=Path)
     parser.add_argument("captures", type=Path, nargs="+")
-    parser.add_argument("--mb", type=float, required=True, help="size to reach, MB")
+    parser.add_argument("--mb", type=float, default=0.0, help="size to reach, MB")
+    parser.add_argument("--kernels", type=int, default=0, help="kernels to reach, nsys only")
     parser.add_argument("--layout", choices=["kineto", "line", "indent"], default="kineto", help="torch only")
     options = parser.parse_args()
     size = int(options.mb * 1e6)
     if options.kind == "nsys":
-        count = write_nsys(options.out, size, options.captures[0])
+        count = write_nsys(options.out, options.captures[0], size=size, kernels=options.kernels)
         print(f"{options.out}: {options.out.stat().st_size / 1e6:.0f} MB, {count} rows added")
         return
     count = write_torch(options.out, size, [Capture(path) for path in options.captures], options.layout)

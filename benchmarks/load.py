@@ -13,11 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +39,7 @@ print(json.dumps([wall, cpu, peak]), flush=True)
 os._exit(0)
 """
 
+CEILING = "simdjson, parse only"
 _ALL = (".json", ".json.gz", ".sqlite")
 
 
@@ -53,6 +56,10 @@ class Loader:
     """run once before the rounds"""
 
 
+_REPORT = "cli.main(['analyze', path, *{options}, '-o', os.devnull, '--format', 'html', '-q'], standalone_mode=False)"
+_ANALYZE = ("from traceql.cli.main import cli", _REPORT.format(options=["--no-cache"]))
+_CACHED = ("from traceql.cli.main import cli", _REPORT.format(options=[]))
+
 LOADERS = [
     Loader("traceql", "traceql", "import traceql as tq", "tq.open(path)", _ALL),
     Loader(
@@ -60,6 +67,14 @@ LOADERS = [
         "traceql",
         "import traceql as tq",
         "tq.open(path, cache=True)",
+        _ALL,
+        prime="import sys, traceql as tq; tq.open(sys.argv[1], cache=True)",
+    ),
+    Loader("traceql analyze", "traceql", *_ANALYZE, _ALL),
+    Loader(
+        "traceql analyze, from cache",
+        "traceql",
+        *_CACHED,
         _ALL,
         prime="import sys, traceql as tq; tq.open(sys.argv[1], cache=True)",
     ),
@@ -83,7 +98,7 @@ LOADERS = [
         "parse_trace_file(path)",
     ),
     Loader("TraceLens", "TraceLens", "from TraceLens.util import DataLoader", "DataLoader.load_data(path)"),
-    Loader("simdjson, parse only", "simdjson", "import simdjson", "simdjson.Parser().load(path)", (".json",)),
+    Loader(CEILING, "simdjson", "import simdjson", "simdjson.Parser().load(path)", (".json",)),
     Loader(
         "simdjson, parse only, again",
         "simdjson",
@@ -130,22 +145,62 @@ def table(path: Path, runs: dict[str, list[Run]]) -> str:
     lines = [
         f"{path.name}: {size / 1e6:.0f} MB",
         "",
-        "| loader | load s | range | ratio | process s | ratio | CPU s | peak MB | MB/s |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| loader | load s | range | ratio | process s | ratio | CPU s | ratio | peak MB | MB/s |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name, found in runs.items():
-        load, process = median(found, "load_s"), median(found, "process_s")
+        load, process, cpu = (median(found, field) for field in ("load_s", "process_s", "cpu_s"))
         times = [run.load_s for run in found]
         lines.append(
             f"| {name} | {load:.2f} | {min(times):.2f}-{max(times):.2f} | {load / median(first, 'load_s'):.1f} "
-            f"| {process:.2f} | {process / median(first, 'process_s'):.1f} | {median(found, 'cpu_s'):.2f} "
+            f"| {process:.2f} | {process / median(first, 'process_s'):.1f} | {cpu:.2f} | {cpu / median(first, 'cpu_s'):.1f} "
             f"| {max(run.peak_bytes for run in found) / 1e6:.0f} | {size / load / 1e6:.0f} |"
         )
+    ceiling = runs.get(CEILING)
+    if ceiling:
+        share = median(ceiling, "load_s") / median(first, "load_s")
+        lines += [
+            "",
+            f"{next(iter(runs))} reaches {share:.0%} of the speed at which simdjson parses and keeps nothing.",
+        ]
     return "\n".join(lines)
+
+
+def machine() -> str:
+    """What the figures were measured on, and how busy it is with other things."""
+    import platform
+
+    model = platform.processor() or platform.machine()
+    with suppress(OSError):
+        names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+        model = names[0] if names else model
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    return f"{model}, {cores} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}{load}"
 
 
 def median(runs: list[Run], field: str) -> float:
     return float(statistics.median(getattr(run, field) for run in runs))
+
+
+def compare(path: Path, peers: list[str], repeat: int, only: tuple[str, ...] = ()) -> str:
+    """The table of one file: every loader that can read it, in turn, ``repeat`` times."""
+    usable: dict[str, tuple[str, Loader]] = {}
+    for loader in LOADERS:
+        wanted = path.name.endswith(loader.formats) and loader.name.startswith(only or "")
+        if wanted and (python := interpreter(loader, [sys.executable, *peers])):
+            usable[loader.name] = (python, loader)
+    runs: dict[str, list[Run]] = {name: [] for name in usable}
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["TRACEQL_CACHE"] = cache
+        for python, loader in usable.values():
+            if loader.prime:
+                subprocess.run([python, "-c", loader.prime, str(path)], check=True)
+        for _ in range(repeat):
+            for name, (python, loader) in usable.items():
+                if run := measure(python, loader, path):
+                    runs[name].append(run)
+    return table(path, {name: found for name, found in runs.items() if found})
 
 
 def main() -> None:
@@ -153,26 +208,11 @@ def main() -> None:
     parser.add_argument("traces", type=Path, nargs="+")
     parser.add_argument("--repeat", type=int, default=3, help="rounds")
     parser.add_argument("--peers", action="append", default=[], metavar="PYTHON", help="interpreter that has peers")
-    parser.add_argument("--only", action="append", metavar="NAME", help="loaders whose name starts so")
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="loaders whose name starts so")
     options = parser.parse_args()
+    print(machine(), end="\n\n")
     for path in options.traces:
-        usable: dict[str, tuple[str, Loader]] = {}
-        for loader in LOADERS:
-            wanted = path.name.endswith(loader.formats)
-            wanted = wanted and (not options.only or loader.name.startswith(tuple(options.only)))
-            if wanted and (python := interpreter(loader, [sys.executable, *options.peers])):
-                usable[loader.name] = (python, loader)
-        runs: dict[str, list[Run]] = {name: [] for name in usable}
-        with tempfile.TemporaryDirectory() as cache:
-            os.environ["TRACEQL_CACHE"] = cache
-            for python, loader in usable.values():
-                if loader.prime:
-                    subprocess.run([python, "-c", loader.prime, str(path)], check=True)
-            for _ in range(options.repeat):
-                for name, (python, loader) in usable.items():
-                    if run := measure(python, loader, path):
-                        runs[name].append(run)
-        print(table(path, {name: found for name, found in runs.items() if found}), end="\n\n", flush=True)
+        print(compare(path, options.peers, options.repeat, tuple(options.only)), end="\n\n", flush=True)
 
 
 if __name__ == "__main__":

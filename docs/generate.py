@@ -15,7 +15,7 @@ import click
 import polars as pl
 
 import traceql as tq
-from traceql import registry, samples, schema
+from traceql import expectations, hardware, registry, samples, schema, stalls
 from traceql.cli import main as cli
 from traceql.finding import Finding, Severity
 from traceql.reporting import Report
@@ -45,6 +45,24 @@ def documents() -> Iterator[tuple[Path, str]]:
     yield Path("cli.md"), NOTE + command_line()
     yield Path("tables.md"), NOTE + tables()
     yield Path("outcomes.md"), NOTE + outcomes(rules)
+    yield from with_data_tables()
+
+
+def with_data_tables() -> Iterator[tuple[Path, str]]:
+    """Written pages that show a data file of the package, between ``<!-- NAME:begin … -->`` and ``<!-- NAME:end -->``."""
+    pages = {
+        "hardware.md": {"peaks": hardware},
+        "nsight-compute.md": {"expectations": expectations, "stalls": stalls},
+    }
+    for name, tables in pages.items():
+        text = (FOLDER / name).read_text(encoding="utf-8")
+        for mark, module in tables.items():
+            before, rest = text.split(f"<!-- {mark}:begin", 1)
+            head, rest = rest.split("-->", 1)
+            after = rest.split(f"<!-- {mark}:end", 1)[1]
+            table = module.markdown_table().strip()
+            text = f"{before}<!-- {mark}:begin{head}-->\n\n{table}\n\n<!-- {mark}:end{after}"
+        yield Path(name), text
 
 
 # --- rules ------------------------------------------------------------------------------------------------------------

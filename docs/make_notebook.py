@@ -1,9 +1,10 @@
-"""Writes docs/notebook.ipynb: from opening a trace to a rule of one's own in ten cells. Run by hand, then execute it."""
+"""Writes docs/notebook.ipynb, executed: from opening a trace to a rule of one's own in ten cells. Run it from anywhere."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import nbclient
 import nbformat
 
 CELLS: list[tuple[str, str]] = [
@@ -32,7 +33,10 @@ CELLS: list[tuple[str, str]] = [
         '    "from gap_parts p join gaps g on p.gap_id = g.gap_id where g.step_id = 1 group by p.cause, p.detail order by ms desc"\n)',
     ),
     ("code", "report = tq.analyze(trace)\nreport"),
-    ("code", 'report.findings.select("code", "severity", "message")'),
+    (
+        "code",
+        'with pl.Config(fmt_str_lengths=100):\n    display(report.findings.select("code", "severity", "message"))',
+    ),
     (
         "code",
         "# a CUDA graph replay has no operators; the eager run of the same model names its kernels\n"
@@ -55,19 +59,23 @@ CELLS: list[tuple[str, str]] = [
     ),
     (
         "code",
-        "from traceql.engine import Selection\n\n[f.message for f in tq.analyze(trace, selection=Selection([RopeShare])).found]",
+        "from traceql.engine import Selection\n\ntq.analyze(trace, selection=Selection([RopeShare])).found[0]",
     ),
 ]
 
 
 def main() -> None:
-    """Write the notebook without outputs beside this file."""
+    """Write the notebook with its outputs beside this file."""
     book = nbformat.v4.new_notebook(
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     )
     for number, (kind, text) in enumerate(CELLS):
         make = nbformat.v4.new_code_cell if kind == "code" else nbformat.v4.new_markdown_cell
         book.cells.append(make(text, id=f"cell-{number}"))
+    nbclient.NotebookClient(book, timeout=120, kernel_name="python3").execute()
+    for cell in book.cells:
+        cell.metadata.pop("execution", None)  # when each cell ran is nobody's business, and changes every time
+    book.metadata.pop("language_info", None)
     nbformat.write(book, Path(__file__).with_name("notebook.ipynb"))
 
 

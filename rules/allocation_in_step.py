@@ -14,9 +14,9 @@ The host time of such calls that start in a step, over the period of all steps o
 cudaFreeAsync) come from a pool and are left out. A single step that allocates much is step-outlier's (TQL108).
 
 `min-share-pct` is 0.5: a server capture of 23 steps grew its pool once, 0.57 ms of 785 ms, 0.07 %, and is no
-finding.
+finding. `min-steps-count` is 2: a pool that grows once is warming up.
 
-The estimate is the GPU idle time under these calls in the median step of the kind.
+The saving is the step timed again without these calls.
 
 ## Known problems
 A short profile right after start-up shows the warm-up of the allocator.
@@ -37,13 +37,13 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from traceql.derived.gap_owners import owned_gap_parts
 from traceql.derived.host_calls import allocations, callers, in_step_calls
-from traceql.derived.step_costs import median_steps
 from traceql.derived.steps import steps
 from traceql.finding import Finding, Severity
+from traceql.fix import Fix
 from traceql.rule import Rule, option
 from traceql.trace import Trace
+from traceql.wording import counted, duration, percent
 
 _SITE = ["name", "caller"]
 
@@ -93,15 +93,15 @@ class AllocationInStep(Rule):
         label = f"{kind['kind']} steps" if kind["kind"] else "steps"
         where = f" from {top['caller']}" if top["caller"] else ""
         return self.finding(
-            f"{calls.height} allocating or freeing calls in {kind['affected']} of {kind['steps']} {label} take "
-            f"{kind['total'] / kind['steps'] / 1000:,.0f} µs a step ({kind['share_pct']:.1f} %); most in "
-            f"{top['name']}{where}, {top['calls']} calls.",
+            f"{counted(calls.height, 'allocating or freeing call')} in {kind['affected']} of {kind['steps']} {label} "
+            f"{'takes' if calls.height == 1 else 'take'} {duration(kind['total'] / kind['steps'])} a step "
+            f"({percent(kind['share_pct'])}); most in {top['name']}{where}, {counted(top['calls'], 'call')}.",
             key=(kind["kind"], top["name"]),
             subject=top["caller"] or top["name"],
             step_id=worst["step_id"],
             start_ns=worst["start_ns"],
             end_ns=worst["end_ns"],
-            savings_us_per_step=_own_idle_us(trace, kind["kind"]),
+            fix=Fix.host_time(calls),
             certainty="modelled",
             evidence={
                 "calls": calls.height,
@@ -119,15 +119,7 @@ class AllocationInStep(Rule):
             },
             advice=[
                 "Take empty_cache() and first-time allocations out of the loop; reserve the memory before serving.",
-                "If the pool is too small or fragmented, enlarge it or set expandable_segments:True.",
+                "If the pool is too small or fragmented, leave it more memory (SGLang: a lower --mem-fraction-static) or "
+                "set PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True.",
             ],
         )  # fmt: skip
-
-
-def _own_idle_us(trace: Trace, kind: str | int | None) -> float | None:
-    """GPU idle time under allocating calls in the median step of the kind; None where the trace has no GPU side."""
-    if not trace.capabilities.launch_links:
-        return None
-    parts = owned_gap_parts(trace).filter(pl.col("owner") == "allocation")
-    per_step = parts.group_by("step_id").agg(value=pl.col("dur_ns").sum())
-    return next((m.value / 1000 for m in median_steps(trace, per_step) if m.kind == kind), None)

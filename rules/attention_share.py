@@ -44,6 +44,7 @@ from traceql.derived.attention_growth import Growth, attention_growth, attention
 from traceql.finding import Finding, Severity
 from traceql.rule import NotApplicableError, Rule, option
 from traceql.trace import Trace
+from traceql.wording import duration, percent
 
 
 class AttentionShare(Rule):
@@ -90,9 +91,9 @@ class AttentionShare(Rule):
         share = growth.share_pct("gpu_busy_ns")
         thousand = growth.slope_ns * 1000
         return self.finding(
-            f"Attention grows by {growth.slope_ns / 1000:.2f} µs a decode step (R² {growth.r2:.2f}) as every sequence gains "
-            f"a token, {against}; it takes {share:.0f} % of the GPU time now, and 1,000 tokens more add "
-            f"{thousand / 1e6:.2f} ms to a step.",
+            f"Attention grows by {duration(growth.slope_ns)} a decode step (R² {growth.r2:.2f}) as every sequence gains "
+            f"a token, {against}; it takes {percent(share)} of the GPU time now, and 1,000 tokens more add "
+            f"{duration(thousand)} to a step.",
             key=("decode",),
             subject="attention",
             step_id=last["step_id"],

@@ -15,6 +15,8 @@ kind; the rule fires above `max-wasted-pct`.
 The estimate is the wasted share of the kernels whose time grows with rows (attention, norms, activation, rotary embedding,
 sampling); of a prefill's matrix products too. A decode's read the same weights for any small batch and gain nothing.
 
+`max-wasted-pct` is 10: graphs captured in steps of 8 rows waste 29 % for 17 requests, and under 10 % from 64 requests on.
+
 ## Known problems
 Norm kernels that launch by another rule than a block a row tell nothing: such steps are left out, as are steps whose
 batch size no mark gives.
@@ -38,6 +40,7 @@ from traceql.derived.batch_padding import padded_steps
 from traceql.finding import Finding, Severity
 from traceql.rule import NotApplicableError, Rule, option
 from traceql.trace import Trace
+from traceql.wording import percent
 
 
 class BatchPadding(Rule):
@@ -68,7 +71,7 @@ class BatchPadding(Rule):
         saved = rows.select((scaling * pl.col("wasted_pct") / 100).mean()).item()
         label = f"{kind} step" if kind else "step"
         return self.finding(
-            f"{share:.0f} % of the rows that replayed {label}s compute are padding; the worst: {worst['tokens']:,} tokens in a "
+            f"{percent(share)} of the rows that replayed {label}s compute are padding; the worst: {worst['tokens']:,} tokens in a "
             f"graph of {worst['padded_tokens']:,}.",
             key=(kind,),
             subject=label,
@@ -76,6 +79,7 @@ class BatchPadding(Rule):
             start_ns=worst["start_ns"],
             end_ns=worst["start_ns"] + worst["period_ns"],
             savings_us_per_step=saved / 1000,
+            savings_basis="bound",
             certainty="modelled",
             evidence={
                 "wasted_pct": share,

@@ -40,7 +40,7 @@ import polars as pl
 
 from traceql.derived.ncu_join import launch_shape, weighted
 from traceql.derived.roofline import device_match
-from traceql.expectations import Expectation, Unit, expectation
+from traceql.expectations import Expectation, Unit, expectation, expectations
 from traceql.finding import Finding, Severity
 from traceql.rule import NotApplicableError, Rule, option
 from traceql.trace import Trace
@@ -68,7 +68,7 @@ class BelowExpectation(Rule):
     def check(self, trace: Trace, options: Options) -> Iterator[Finding]:
         known = [(row, expected) for row in _kernels(trace) if (expected := expectation(row["category"], row["side"]))]
         if not known:
-            raise NotApplicableError("no profiled kernel is of a kind with known usual utilisation")
+            raise NotApplicableError(_nothing_known(trace))
         match = device_match(trace, None)
         gpu = match.gpu.name if match.gpu else None
         for row, expected in known:
@@ -100,6 +100,15 @@ class BelowExpectation(Rule):
                 "Another backend or another launch configuration of the same operator may reach the usual range.",
             ],
         )
+
+
+def _nothing_known(trace: Trace) -> str:
+    kinds = {e.category for e in expectations()}
+    counted = ("sm_throughput_pct", "memory_throughput_pct", "dram_bytes", "tensor_flops")
+    rows = weighted(trace).filter(pl.col("category").is_in(kinds))
+    if not rows.is_empty() and any(rows[name].null_count() == rows.height for name in counted):
+        return "the report has no throughput, DRAM or tensor counters to judge by; record them: ncu --set full"
+    return "no profiled kernel is of a kind with known usual utilisation, or those are latency-bound"
 
 
 def _kernels(trace: Trace) -> list[dict[str, Any]]:

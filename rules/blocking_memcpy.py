@@ -16,8 +16,8 @@ hold the host: copies within the device, and host-to-device copies of up to 64 K
 `min-cost-pct` is 1: an eager FlashInfer decode reads 516 bytes back to pageable memory in two copies a step,
 0.1-0.2 % of the step; a prefill of 0.7 s does so five times, 0.01 %.
 
-The link's peak is that of the GPU's host interface (docs/hardware.md). The estimate is the idle time under these
-calls; at graph boundaries it belongs to graph-segment-boundary (TQL201).
+The link's peak is that of the GPU's host interface (docs/hardware.md). The saving is the step timed again
+without the host being held; at graph boundaries it belongs to graph-segment-boundary (TQL201).
 
 ## Known problems
 A few hundred bytes never reach the link's bandwidth: for small copies the time counts, not the rate. The
@@ -41,13 +41,17 @@ from typing import Any
 import polars as pl
 
 from traceql.derived.gap_owners import owned_gap_parts
+from traceql.derived.gpu_ops import gpu_ops
 from traceql.derived.host_calls import blocking_copies, callers
 from traceql.derived.roofline import device_match
 from traceql.derived.step_costs import Median, median_steps
 from traceql.derived.steps import steps
 from traceql.finding import Finding, Severity
+from traceql.fix import Fix
+from traceql.report.units import number
 from traceql.rule import NotApplicableError, Rule, option
 from traceql.trace import Trace
+from traceql.wording import a_step, counted, duration, percent, size
 
 _SITE = ["name", "direction", "src_memory", "dst_memory", "caller"]
 
@@ -91,18 +95,19 @@ class BlockingMemcpy(Rule):
         worst = copies.sort(pl.col("cost_ns") * -1, "start_ns").row(0, named=True)
         rows = [_site_row(trace, row) for row in sites.head(8).rows(named=True)]
         where = f" in {top['caller']}" if top["caller"] else ""
-        hold = "1 copy holds" if copies.height == 1 else f"{copies.height} copies hold"
+        hold = f"{counted(copies.height, 'copy', 'copies')} {'holds' if copies.height == 1 else 'hold'}"
+        most = "most in " if sites.height > 1 else ""
         route = f"{top['direction']} {top['src_memory']} → {top['dst_memory']}"
         return self.finding(
-            f"{hold} the host in a {median.period_ns / 1e6:.2f} ms {median.label}, {median.value / 1000:,.0f} µs of it "
-            f"({median.share_pct:.1f} %) with the GPU idle or only copying; most in {top['name']} {route}{where}: "
-            f"{top['bytes']:,} bytes in {top['calls']}{_rate(rows[0])}.",
+            f"{hold} up the host in {a_step(median.period_ns, median.label)}; for {duration(median.value)} of it "
+            f"({percent(median.share_pct)}) the GPU is idle or only copies: {most}{top['name']} {route}{where}, "
+            f"{size(top['bytes'])} in {counted(top['calls'], 'copy', 'copies')}{_rate(rows[0])}.",
             key=(median.kind, top["name"], top["direction"]),
             subject=top["caller"] or top["name"],
             step_id=median.step_id,
             start_ns=worst["start_ns"],
             end_ns=worst["end_ns"],
-            savings_us_per_step=int(copies["own_ns"].sum()) / 1000,
+            fix=_fix(trace),
             certainty="modelled",
             evidence={
                 "copies_per_step": copies.height,
@@ -119,6 +124,15 @@ class BlockingMemcpy(Rule):
                 "Keep the value on the GPU, or gather the small copies into one.",
             ],
         )
+
+
+def _fix(trace: Trace) -> Fix:
+    """Copies from or to pinned memory, asynchronous and on a stream of their own: nobody waits for them."""
+    copies = blocking_copies(trace)
+    rows = gpu_ops(trace).filter(pl.col("kind") == "memcpy").select("gpu_op_id", memcpy_id="source_id")
+    idle = owned_gap_parts(trace).filter(pl.col("owner") == "blocking copy")
+    beside = copies.join(rows, on="memcpy_id", how="inner").select("gpu_op_id", saved_ns="copy_ns")
+    return Fix.waits(copies) | Fix.host_time(idle) | Fix.device_time(beside)
 
 
 def _costs(trace: Trace) -> pl.DataFrame:
@@ -144,8 +158,8 @@ def _rate(row: dict[str, Any]) -> str:
     """The bandwidth of a site's copies in words; nothing where they are too small for it to mean anything."""
     if row["bytes"] < _WORTH_A_RATE_BYTES * row["calls"]:
         return ""
-    share = f", {row['link_pct']:.0f} % of the link" if row["link_pct"] is not None else ""
-    return f", {row['achieved_gb_per_s']:.1f} GB/s{share}"
+    share = f", {percent(row['link_pct'])} of the link" if row["link_pct"] is not None else ""
+    return f", {number(row['achieved_gb_per_s'])} GB/s{share}"
 
 
 def _site_row(trace: Trace, site: dict[str, Any]) -> dict[str, Any]:

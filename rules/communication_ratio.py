@@ -41,7 +41,9 @@ from traceql.finding import Finding, Severity
 from traceql.ranks.costs import StepCost, by_collective, collective_costs, median_costs, per_layer
 from traceql.ranks.digest import RankDigest
 from traceql.ranks.jobs import Job, jobs
+from traceql.report.units import number
 from traceql.rule import NotApplicableError, RunRule, option
+from traceql.wording import duration, percent
 
 
 class CommunicationRatio(RunRule):
@@ -73,13 +75,13 @@ class CommunicationRatio(RunRule):
         if link and not rates.is_empty():
             rate = rates["bus_gb_per_s"][0]
             speed = (
-                f"; {rates['op'][0]} reaches {rate:.0f} GB/s bus bandwidth, {100 * rate * 1e9 / link:.0f} % of the "
+                f"; {rates['op'][0]} reaches {number(rate)} GB/s bus bandwidth, {percent(100 * rate * 1e9 / link)} of the "
                 f"link's {link / 1e9:.0f}"
             )
         of = collective_costs(job).filter((pl.col("member") == cost.member) & (pl.col("step_id") == row["step_id"]))
         return self.finding(
-            f"Collectives transfer for {row['transfer_ns'] / 1000:,.0f} µs beside {row['compute_ns'] / 1000:,.0f} µs of "
-            f"computation in a {cost.label} ({cost.share_pct:.0f} %), waiting not counted{speed}.",
+            f"Collectives transfer for {duration(row['transfer_ns'])} beside {duration(row['compute_ns'])} of computation in a "
+            f"{cost.label} ({percent(cost.share_pct)}), waiting not counted{speed}.",
             key=(cost.kind, *sorted({str(op) for op in table["op"]})),
             subject=str(table.sort(pl.col("transfer_ns") * -1)["op"][0]),
             trace=rank.index,

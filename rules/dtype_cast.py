@@ -14,10 +14,10 @@ they take at least `min-share-pct` of the step's period on the side that the ste
 (TQL302).
 
 `min-share-pct` is 1: the one cast that SGLang's decode makes, logits to float32 for sampling ([64, 128256], 23 µs),
-is 0.3 % of a step and harmless; a bf16 copy of a 4096 × 4096 float32 weight alone moves 100 MB, 21 µs a layer at
+is 0.2 % of a step at most and harmless; a bf16 copy of a 4096 × 4096 float32 weight alone moves 100 MB, 21 µs a layer at
 4.8 TB/s.
 
-The estimate is the GPU time, where the GPU is the slower side.
+The saving is the step timed again without the casts.
 
 ## Known problems
 Needs operator input types (recorded with shapes). Casts inside fused kernels cost next to nothing and are not seen.
@@ -37,12 +37,14 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from traceql.derived.copy_costs import copy_costs, pattern_row, patterns, place
+from traceql.derived.copy_costs import copy_costs, copying, pattern_row, patterns, place, spent
 from traceql.derived.gpu_ops import gpu_ops
 from traceql.derived.step_costs import Median, median_steps
 from traceql.finding import Finding, Severity
+from traceql.fix import Fix
 from traceql.rule import Rule, option
 from traceql.trace import Trace
+from traceql.wording import a_step, counted, percent
 
 
 class DtypeCast(Rule):
@@ -61,24 +63,27 @@ class DtypeCast(Rule):
         per_step = casts.group_by("step_id").agg(value=pl.col("cost_ns").sum())
         for median in median_steps(trace, per_step):
             if median.value > 0 and median.share_pct >= options.min_share_pct:
-                yield self._finding(trace, median, casts.filter(pl.col("step_id") == median.step_id))
+                own = casts.filter(pl.col("step_id") == median.step_id)
+                yield self._finding(trace, median, own, copying(trace, casts))
 
-    def _finding(self, trace: Trace, median: Median, casts: pl.DataFrame) -> Finding:
+    def _finding(self, trace: Trace, median: Median, casts: pl.DataFrame, fix: Fix) -> Finding:
         found = patterns(casts)
         top = found.row(0, named=True)
         gpu, host = (int(found[c].sum()) for c in ("gpu_ns", "host_ns"))
         row = gpu_ops(trace).row(by_predicate=pl.col("gpu_op_id") == top["first_op"], named=True)
         where = top["frame"] or top["caller_op"]
+        most = f"{top['count']} of them" if found.height > 1 else "all"
         return self.finding(
-            f"{casts.height} casts in a {median.label}: {gpu / 1000:,.0f} µs on the GPU, {host / 1e6:.2f} ms of host "
-            f"time, {median.share_pct:.1f} % of the step; most from {top['from_dtype']} to {top['to_dtype']} of "
-            f"{top['shape']}{f' in {where}' if where else ''}, {top['count']} times.",
+            f"{counted(casts.height, 'cast')} in {a_step(median.period_ns, median.label)}: {spent(gpu, host)}, "
+            f"{percent(median.share_pct)} of the step on the {'host' if casts['host_bound'][0] else 'GPU'}'s side; {most} from {top['from_dtype']} to {top['to_dtype']} of "
+            f"{top['shape']}{f' in {where}' if where else ''}.",
             key=(median.kind, top["from_dtype"], top["to_dtype"], place(top)),
             subject=place(top) or top["op"],
             step_id=median.step_id,
             start_ns=row["start_ns"],
             end_ns=row["end_ns"],
-            savings_us_per_step=None if casts["host_bound"][0] else gpu / 1000,
+            fix=fix,
+            certainty="modelled",
             evidence={
                 "casts_per_step": casts.height,
                 "gpu_us_per_step": gpu / 1000,

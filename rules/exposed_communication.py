@@ -49,6 +49,7 @@ from traceql.ranks.costs import StepCost, alignment, by_collective, collective_c
 from traceql.ranks.digest import RankDigest
 from traceql.ranks.jobs import Job, jobs
 from traceql.rule import NotApplicableError, RunRule, option
+from traceql.wording import a_step, counted, duration, percent
 
 _SMALL_BYTES = 1 << 20
 """Below this an all-reduce over NVLink is a matter of latency, not of bandwidth."""
@@ -79,11 +80,13 @@ class ExposedCommunication(RunRule):
         of = collective_costs(job).filter((pl.col("member") == cost.member) & (pl.col("step_id") == row["step_id"]))
         measured = bool(of["matched"].all())
         table = by_collective(job, cost)
-        hidden = "none of it" if row["hidden_ns"] == 0 else f"{row['hidden_ns'] / 1000:,.0f} µs of it"
+        hidden = f"another {duration(row['hidden_ns'])}" if row["hidden_ns"] else "none of them"
+        waiting = row["exposed_waiting_ns"]
+        late = f"; for {duration(waiting)} more it waits for other ranks" if waiting else ""
         return self.finding(
-            f"{row['exposed_transfer_ns'] / 1000:,.0f} µs of a {row['period_ns'] / 1e6:.2f} ms {cost.label} "
-            f"({cost.share_pct:.0f} %) the GPU only communicates: {row['collectives']} collectives, {hidden} hidden under "
-            f"computation; {row['exposed_waiting_ns'] / 1000:,.0f} µs more it waits for another rank.",
+            f"The GPU only communicates for {duration(row['exposed_transfer_ns'])} of {a_step(row['period_ns'], cost.label)} "
+            f"({percent(cost.share_pct)}): {counted(row['collectives'], 'collective')}, {hidden} hidden under "
+            f"computation{late}.",
             key=(cost.kind, *sorted({str(op) for op in table["op"]})),
             subject=str(table["op"][0]),
             trace=rank.index,
@@ -91,6 +94,7 @@ class ExposedCommunication(RunRule):
             start_ns=row["gpu_start_ns"],
             end_ns=None if row["gpu_start_ns"] is None else row["gpu_start_ns"] + row["gpu_dur_ns"],
             savings_us_per_step=row["exposed_transfer_ns"] / 1000,
+            savings_basis="bound",
             certainty="exact" if measured else "modelled",
             evidence={
                 "exposed_us_per_step": row["exposed_transfer_ns"] / 1000,
@@ -111,28 +115,35 @@ class ExposedCommunication(RunRule):
                     }
                     for r in table.head(8).rows(named=True)
                 ],
-                "by_rank": [
-                    {
-                        "rank": job.ranks[r["member"]].rank, "exposed_us_per_step": r["exposed_transfer_ns"] / 1000,
-                        "waiting_us_per_step": r["waiting_ns"] / 1000, "share_pct": 100 * r["share"],
-                    }
-                    for r in cost.ranks.sort(["share", "member"], descending=[True, False]).head(16).rows(named=True)
-                ] if job.several else [],
+                **({"by_rank": _by_rank(job, cost)} if job.several else {}),
             },
-            advice=_advice(table, waits=row["exposed_waiting_ns"] > row["exposed_transfer_ns"]),
+            advice=_advice(table, cost.kind, waits=waiting > row["exposed_transfer_ns"]),
         )  # fmt: skip
 
 
-def _advice(table: pl.DataFrame, *, waits: bool) -> list[str]:
+def _by_rank(job: Job, cost: StepCost) -> list[dict[str, object]]:
+    return [
+        {
+            "rank": job.ranks[r["member"]].rank, "exposed_us_per_step": r["exposed_transfer_ns"] / 1000,
+            "waiting_us_per_step": r["waiting_ns"] / 1000, "share_pct": 100 * r["share"],
+        }
+        for r in cost.ranks.sort(["share", "member"], descending=[True, False]).head(16).rows(named=True)
+    ]  # fmt: skip
+
+
+def _advice(table: pl.DataFrame, kind: str | None, *, waits: bool) -> list[str]:
     advice = []
     largest = table["bytes"].max()
-    if largest is None or int(largest) <= _SMALL_BYTES:  # type: ignore[arg-type]
+    small = kind == "decode" if largest is None else int(largest) <= _SMALL_BYTES  # type: ignore[arg-type]
+    if small:
         advice.append(
-            "The messages are small: a one-shot custom or multimem all-reduce, fused with the norm after it, beats a ring."
+            "For small messages a one-shot all-reduce beats a ring (SGLang: no --disable-custom-all-reduce, or "
+            "--enable-torch-symm-mem), and it can be fused with the norm after it (--enable-flashinfer-allreduce-fusion)."
         )
     else:
         advice.append(
-            "Overlap the large messages with computation: two micro-batches, or chunked GEMM and reduce-scatter."
+            "Overlap large messages with computation: two micro-batches (SGLang: --enable-two-batch-overlap), or chunked "
+            "GEMM and reduce-scatter."
         )
     if waits:
         advice.append("Most of the time in collectives is waiting: see straggler-rank (TQL503) first.")

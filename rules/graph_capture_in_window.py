@@ -43,6 +43,7 @@ from traceql.derived.steps import steps
 from traceql.finding import Finding, Severity
 from traceql.rule import Rule, option
 from traceql.trace import Trace
+from traceql.wording import counted, duration
 
 
 class GraphCaptureInWindow(Rule):
@@ -82,8 +83,9 @@ class GraphCaptureInWindow(Rule):
             instantiations=(what == "instantiate").sum().cast(pl.Int64),
         )
         return self.finding(
-            f"CUDA graphs are captured ({captures}×) or instantiated ({instantiations}×) in {per_step.height} of {count} "
-            f"steps: {total / 1e6:,.2f} ms, most of it in {label} ({worst['union_ns'] / 1e6:,.2f} ms).",
+            f"CUDA graphs are captured ({captures}×) or instantiated ({instantiations}×) in {per_step.height} of "
+            f"{counted(count, 'step')}, for {duration(total)}; the longest in {label}, "
+            f"{duration(worst['union_ns'])}.",
             key=(worst["kind"], worst["batch_size"]),
             subject=label,
             step_id=worst["step_id"],

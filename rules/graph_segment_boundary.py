@@ -15,6 +15,10 @@ that no graph launched. The rule fires when idle plus eager time exceeds `min-sh
 work is work: it is listed, and never counted as lost. The estimate counts only idle time at boundaries where the host
 was late; a drain of a few µs between queued segments (device latency) stays.
 
+`min-share-pct` is 3: boundaries take 9 % of a piecewise prefill on an H200 (most of it attention, which is work) and 23
+% of a decode whose page tables are built between its 25 segments; 24 boundaries that only drain, 2.6 µs each, would be
+3 % of that step.
+
 ## Known problems
 Graph-node tracing adds 2-4 % to the step. With whole-graph tracing the segments are known and their kernels are not.
 
@@ -33,11 +37,15 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from traceql.derived.fixes import closing
+from traceql.derived.gap_owners import owned_gap_parts
 from traceql.derived.graphs import graph_boundaries
 from traceql.derived.step_costs import HOST_CAUSES, Median, median_steps
 from traceql.finding import Finding, Severity
+from traceql.fix import Fix
 from traceql.rule import NotApplicableError, Rule, option
 from traceql.trace import Trace
+from traceql.wording import a_step, counted, duration, part_of, percent
 
 _LATE = (*HOST_CAUSES, "blocked")
 _PATTERN = ["before", "eager", "after", "cause", "cpu_activity"]
@@ -63,9 +71,10 @@ class GraphSegmentBoundary(Rule):
         per_step = boundaries.group_by("step_id").agg(value=pl.col("idle_ns").sum() + pl.col("eager_gpu_ns").sum())
         for median in median_steps(trace, per_step):
             if median.share_pct > options.min_share_pct:
-                yield self._finding(median, boundaries.filter(pl.col("step_id") == median.step_id))
+                own = closing(trace, owned_gap_parts(trace).filter(pl.col("owner") == "graph boundary"))
+                yield self._finding(median, boundaries.filter(pl.col("step_id") == median.step_id), own)
 
-    def _finding(self, median: Median, boundaries: pl.DataFrame) -> Finding:
+    def _finding(self, median: Median, boundaries: pl.DataFrame, fix: Fix) -> Finding:
         patterns = (
             boundaries.group_by(_PATTERN)
             .agg(
@@ -74,19 +83,21 @@ class GraphSegmentBoundary(Rule):
                 each=pl.col("idle_ns").median(),
                 eager_ns=pl.col("eager_gpu_ns").sum(),
             )
-            .sort("idle", descending=True)
+            .sort(pl.col("idle") * -1, *_PATTERN)
         )
         late = patterns.filter(pl.col("cause").is_in(_LATE))
         idle, eager, late_ns = (int(s.sum()) for s in (boundaries["idle_ns"], boundaries["eager_gpu_ns"], late["idle"]))
         late_count = int(late["count"].sum())
         worst = boundaries.sort("idle_ns", descending=True).row(0, named=True)
-        activity = late["cpu_activity"].drop_nulls().first() if late_count else None
+        activity = late["cpu_activity"][0] if late_count else None
         message = (
-            f"{boundaries.height} {'boundary' if boundaries.height == 1 else 'boundaries'} between graph segments in a {median.period_ns / 1e6:.2f} ms {median.label}: GPU idle "
-            f"{idle / 1000:,.0f} µs, {eager / 1000:,.0f} µs of eager work; "
+            f"{counted(boundaries.height, 'boundary', 'boundaries')} between graph segments in "
+            f"{a_step(median.period_ns, median.label)}: GPU idle for {duration(idle)}, eager work for {duration(eager)} "
+            f"({percent(median.share_pct)} together); "
         )
+        where = f", {part_of(late['idle'][0], late_ns)} in {activity}" if activity else ""
         message += (
-            f"the host is late at {late_count} of them ({late_ns / 1000:,.0f} µs), mostly in {activity!s}."
+            f"the host is late at {late_count} of them ({duration(late_ns)}{where})."
             if late_count
             else "the host is late at none of them."
         )
@@ -97,7 +108,7 @@ class GraphSegmentBoundary(Rule):
             step_id=median.step_id,
             start_ns=worst["start_ns"],
             end_ns=worst["end_ns"],
-            savings_us_per_step=late_ns / 1000,
+            fix=fix,
             certainty="modelled",
             evidence={
                 "boundaries_per_step": boundaries.height,
@@ -109,9 +120,9 @@ class GraphSegmentBoundary(Rule):
                 "steps": median.steps,
                 "patterns": [
                     {
-                        "before": row["before"], "eager": row["eager"], "after": row["after"], "cause": row["cause"],
-                        "host_activity": row["cpu_activity"], "count": row["count"], "idle_us": row["idle"] / 1000,
-                        "idle_us_each": row["each"] / 1000, "eager_us": row["eager_ns"] / 1000,
+                        "count": row["count"], "idle_us": row["idle"] / 1000, "eager_us": row["eager_ns"] / 1000,
+                        "cause": row["cause"], "host_activity": row["cpu_activity"], "before": row["before"],
+                        "eager": row["eager"], "after": row["after"], "idle_us_each": row["each"] / 1000,
                     }
                     for row in patterns.head(8).rows(named=True)
                 ],
@@ -124,8 +135,8 @@ def _advice(late_count: int, eager_ns: int) -> list[str]:
     advice = []
     if late_count:
         advice.append(
-            "Take the host's work off the boundary: prepare page tables and indices before the step or on the GPU, and launch "
-            "the next segment without waiting for the last."
+            "Take the host's work off the boundary: prepare page tables and indices before the step or on the GPU, and "
+            "launch the next segment without waiting for the last."
         )
         advice.append("Merge segments, or capture the whole step, so that fewer boundaries remain.")
     if eager_ns:

@@ -11,6 +11,9 @@ Truncation, unreadable events and the profiler's own messages are noted while lo
 rows (kernels, copies, fills) join launch calls on process and correlation id; the rule fires when more than
 `max-unmatched-pct` of them have none.
 
+`max-unmatched-pct` is 5: captures that began on a quiet GPU have every launch call, a public one that opened on a busy GPU
+lacks 52 %.
+
 ## Known problems
 A window that opens in mid-run always holds some GPU work launched before it: 5-30 % in short captures of a busy GPU.
 
@@ -30,11 +33,12 @@ from traceql import metrics
 from traceql.finding import Finding, Severity
 from traceql.rule import Rule, option
 from traceql.trace import Problem, Trace
+from traceql.wording import percent
 
 _LOSSES = {
     "truncated": "The trace ends early",
     "skipped": "Events were left out",
-    "dropped": "The profiler lost data",
+    "dropped": "The profiler warns of lost data",
 }
 """Kind of problem that loses data → how a message begins."""
 
@@ -59,14 +63,14 @@ class IncompleteTrace(Rule):
         total = unmatched + counts["matched_gpu_ops"]
         if total and 100 * unmatched / total > options.max_unmatched_pct:
             yield self.finding(
-                f"{unmatched} of {total} GPU rows ({100 * unmatched / total:.0f} %) have no launch call in the trace.",
+                f"{unmatched:,} of {total:,} GPU rows ({percent(100 * unmatched / total)}) have no launch call in the "
+                "trace: what the host did before them cannot be told.",
                 key=("unmatched",),
                 evidence={
                     "gpu_rows": total, "unmatched_gpu_rows": unmatched, "unmatched_pct": 100 * unmatched / total,
                 },
                 advice=[
-                    "Their host cause cannot be told: gaps before them are of unknown cause.",
-                    "Start the capture while the GPU is quiet, or record the host's CUDA calls as well.",
+                    "Start the capture while the GPU is quiet, or record the host's CUDA calls as well (all processes).",
                 ],
             )  # fmt: skip
 
@@ -81,7 +85,7 @@ class IncompleteTrace(Rule):
         if len(losses) > 1:
             evidence["losses"] = [{"what": p.message, "lost_events": p.count, "lost_bytes": p.bytes} for p in losses]
         return self.finding(
-            f"{_LOSSES[kind]}: {losses[0].message}{more}{lost}.",
+            f"{_LOSSES[kind]}: {losses[0].message.rstrip('.')}{more}{lost}.",
             key=(kind,),
             evidence=evidence,
             advice=["Record again and let the profiler finish; until then read every sum here as a lower bound."],

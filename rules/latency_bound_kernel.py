@@ -47,6 +47,7 @@ from traceql.finding import Finding, Severity
 from traceql.roofline_evidence import doubts
 from traceql.rule import NotApplicableError, Rule, option
 from traceql.trace import Trace
+from traceql.wording import duration, percent
 
 
 class LatencyBoundKernel(Rule):
@@ -96,8 +97,8 @@ class LatencyBoundKernel(Rule):
         total_us, share = kind.us_per_step(int(small["dur_ns"].sum())), kind.share_pct(int(small["dur_ns"].sum()))
         reached = "" if top["bandwidth_pct"] is None else f" and reaches {top['bandwidth_pct']:.0f} % of the bandwidth"
         return self.finding(
-            f"{_count(small.height / kind.steps)} {total_us:,.0f} µs of a {kind.label}, {share:.1f} % of its GPU time; "
-            f"{top['name']} runs {top['calls'] / kind.steps:g}× for {top['dur_ns'] / 1000:.1f} µs{_wave(top)}{reached}.",
+            f"{_count(small.height / kind.steps)} {duration(1000 * total_us)} of a {kind.label}, {percent(share)} of its GPU "
+            f"time; {top['name']} runs {top['calls'] / kind.steps:.3g}× for {duration(top['dur_ns'])}{_wave(top)}{reached}.",
             key=(kind.name, top["name"]),
             subject=top["name"],
             step_id=longest["step_id"],
@@ -110,7 +111,7 @@ class LatencyBoundKernel(Rule):
                 "sm_count": top["sms"],
                 "steps": kind.steps,
                 "kernels": [_site_row(row, kind) for row in sites.head(12).rows(named=True)],
-                **doubts(trace),
+                **doubts(trace, sites["name"].to_list()),
             },
             advice=[
                 "Fuse them with their neighbours: less bandwidth or fewer FLOPs would not shorten them.",

@@ -17,6 +17,10 @@ in the chain and not counted, so the verdict does not rest on the part that a pr
 The chain of a layer is the median over the layers of that step: from the launch call of a layer's first kernel to
 that of the next layer's. Layers inside a graph replay have no launch calls of their own.
 
+`min-host-ratio` is 1 by definition: above it the host is the slower side. Eager decodes of an 8B-parameter model on an H200
+have 1.9 to 4.9, a piecewise prefill of 4,096 tokens 0.8, decodes replayed from one graph 0.1-0.3, a prefill of 32,768
+tokens 0.02.
+
 ## Known problems
 The profiler also slows dispatch and launch calls (an eager decode step of 13 ms took 32-36 ms with shapes and
 stacks): near the limit, compare the unprofiled step time with the GPU work. A trace without operators (Nsight
@@ -39,15 +43,23 @@ from typing import Any
 
 import polars as pl
 
-from traceql.derived.overhead_chain import HOST_PARTS, layer_chain, step_chain
+from traceql.derived.overhead_chain import layer_chain, step_chain
 from traceql.derived.step_costs import Median, median_steps
 from traceql.derived.steps import steps
 from traceql.finding import Finding, Severity
 from traceql.rule import NotApplicableError, Rule, option
 from traceql.trace import Trace
+from traceql.wording import a_step, duration
 
-_ISSUING = ("dispatch_ns", "launch_ns", "other_calls_ns")
-_SHOWN = ("host_ns", *HOST_PARTS, "gpu_busy_ns", "gpu_idle_ns")
+_PARTS = {"dispatch_ns": "operator dispatch", "launch_ns": "launch calls", "other_calls_ns": "other calls"}
+"""Parts of the host's time that are issuing, and what messages call them."""
+
+_ISSUING = tuple(_PARTS)
+_SHOWN = (
+    "host_ns", "python_ns", "dispatch_ns", "launch_ns", "gpu_busy_ns", "gpu_idle_ns", "other_calls_ns", "wait_ns",
+    "profiler_ns",
+)  # fmt: skip
+"""The chain in the order in which it is read; the last ones are left out where a table is narrow."""
 
 
 class LaunchBoundStep(Rule):
@@ -75,13 +87,15 @@ class LaunchBoundStep(Rule):
 
     def _finding(self, trace: Trace, median: Median, step: dict[str, Any]) -> Finding:
         place = steps(trace).row(by_predicate=pl.col("step_id") == median.step_id, named=True)
-        ms = {name: step[name] / 1e6 for name in (*_SHOWN, "issuing_ns", "gpu_work_ns")}
         waiting = step["gpu_busy_ns"] - step["gpu_work_ns"]
-        less = f" (and up to {waiting / 1e6:.2f} ms waiting for other ranks)" if waiting else ""
+        less = f" (and waits up to {duration(waiting)} for other ranks)" if waiting else ""
+        parts = ", ".join(f"{name} {duration(step[part])}" for part, name in _PARTS.items() if step[part])
+        between = step["python_ns"]
+        more = f"Between them the host spends {duration(between)} more, in Python or the framework; the" if between else "The"
         return self.finding(
-            f"The host takes {ms['issuing_ns']:.2f} ms to issue a {median.label}, the GPU {ms['gpu_work_ns']:.2f} ms to run "
-            f"it{less}: dispatch {ms['dispatch_ns']:.2f} + launch calls {ms['launch_ns']:.2f} ms, and {ms['python_ns']:.2f} ms "
-            f"in neither (Python); within the step the GPU is idle {ms['gpu_idle_ns']:.2f} ms.",
+            f"Issuing the work of {a_step(median.period_ns, median.label)} takes the host {duration(step['issuing_ns'])} "
+            f"({parts}), running it takes the GPU {duration(step['gpu_work_ns'])}{less}. {more} "
+            f"GPU is idle for {duration(step['gpu_idle_ns'])} within the step.",
             key=(median.kind,),
             subject=median.label,
             step_id=median.step_id,
@@ -98,9 +112,9 @@ class LaunchBoundStep(Rule):
                 "overhead_chain": [_row("step", step), *_layer_rows(trace, median.step_id)],
             },
             advice=[
-                "Capture the step in a CUDA graph: one launch call replaces all of them.",
-                "Issue fewer operators: torch.compile, fused kernels and out-variants; or give each more work with a "
-                "larger batch.",
+                "Replay the step from a CUDA graph: one launch call replaces all of them.",
+                "Or issue fewer operators: fused kernels and out-variants, torch.compile (SGLang: "
+                "--enable-torch-compile); a larger batch gives each of them more work.",
             ],
         )
 

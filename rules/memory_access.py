@@ -84,7 +84,7 @@ class MemoryAccess(Rule):
 
     def _finding(self, row: dict[str, Any], faults: dict[Fault, str]) -> Finding:
         return self.finding(
-            f"{row['short_name']} {'; '.join(faults.values())}.",
+            f"{row['short_name']} {' and '.join(faults.values())}.",
             key=(row["short_name"], launch_shape(row), *faults),
             subject=row["short_name"],
             evidence={

@@ -12,7 +12,8 @@ not miss the nodes of replays in a trace without any. No rule needs Python stack
 time is blamed on operators and calls at best: they are listed too.
 
 ## Known problems
-None.
+A rule that lacks several things is listed under the first alone. What a trace holds in part, such as shapes of some
+operators, is not missing: rules that need more say so themselves.
 
 ## How to fix
 Record again with the flags listed, or add a second capture of the same run that has them.
@@ -28,9 +29,10 @@ from collections.abc import Iterator
 
 from traceql import registry
 from traceql.finding import Finding, Severity
-from traceql.requirements import how_to_record, lacks
+from traceql.requirements import how_to_record, lacks, name_of
 from traceql.rule import Need, NoOptions, Rule
 from traceql.trace import Trace
+from traceql.wording import counted
 
 _SHARPENING: tuple[Need, ...] = ("python_stacks", "annotations")
 """What no rule needs, and what makes the blame of host time more precise."""
@@ -49,31 +51,39 @@ class MissingInformation(Rule):
         for rule in registry.rules().values():
             first = next((need for need in rule.needs if lacks(trace, need)), None)
             if first is not None and how_to_record(trace, first):
-                abstained.setdefault(first, []).append(f"{rule.code} {rule.name}")
+                abstained.setdefault(first, []).append(rule.code)
         blunt = [
             need for need in _SHARPENING if need not in abstained and lacks(trace, need) and how_to_record(trace, need)
         ]
         missing = [*abstained, *blunt]
         if missing:
             count = sum(map(len, abstained.values()))
+            less = f"host time has nothing finer to blame than {_blamed(trace)}" if blunt else ""
+            could_not = f"{counted(count, 'rule')} could not run" if count else ""
             yield self.finding(
-                f"Not recorded: {', '.join(_words(need) for need in missing)}; {count or 'no'} "
-                f"{'rule' if count == 1 else 'rules'} abstained{'' if not blunt else ', host causes are named less closely'}.",
+                f"Not recorded: {', '.join(map(name_of, missing))}; {' and '.join(filter(None, (could_not, less)))}.",
                 key=tuple(sorted(missing)),
                 evidence={
                     "rules_abstained": count,
                     "missing": [
-                        {
-                            "missing": _words(need),
-                            "rules_abstained": ", ".join(abstained.get(need, [])) or None,
-                            "record_with": how_to_record(trace, need),
-                        }
+                        {"missing": name_of(need), "rules_abstained": ", ".join(abstained.get(need, [])) or None}
                         for need in missing
                     ],
                 },
-                advice=[f"To see {_words(need)}: {how_to_record(trace, need)}." for need in missing],
+                advice=_advice(trace, missing),
             )
 
 
-def _words(need: Need) -> str:
-    return need.replace("_", " ")
+def _blamed(trace: Trace) -> str:
+    """The finest things that host time can be blamed on."""
+    has = trace.capabilities
+    known = {"Python frames": has.python_stacks, "named ranges": has.annotations, "operators": has.cpu_ops}
+    return " and ".join(name for name, there in known.items() if there) or "API calls"
+
+
+def _advice(trace: Trace, missing: list[Need]) -> list[str]:
+    """How to record what is missing, what is recorded alike together."""
+    by_flag: dict[str, list[str]] = {}
+    for need in missing:
+        by_flag.setdefault(str(how_to_record(trace, need)), []).append(name_of(need))
+    return [f"For {' and '.join(names)}: {flag}." for flag, names in by_flag.items()]

@@ -29,12 +29,13 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from traceql.derived.gaps import opaque_windows
 from traceql.derived.gpu_ops import gpu_ops
 from traceql.derived.graphs import graph_launches
+from traceql.derived.opaque_replays import opaque_windows
 from traceql.finding import Finding, Severity
 from traceql.rule import NoOptions, Rule
 from traceql.trace import Trace
+from traceql.wording import duration, percent
 
 _NODE_TRACE = "Record again with `nsys profile --cuda-graph-trace=node` to see the kernels of each replay."
 
@@ -62,8 +63,8 @@ class OpaqueGraphReplay(Rule):
         bound = int(windows.select((pl.min_horizontal("end_ns", last) - pl.col("start_ns")).sum()).item())
         first = unrecorded.row(0, named=True)
         return self.finding(
-            f"{unrecorded.height} of {launches} CUDA graph replays left no device record: GPU time not recorded, at most "
-            f"{bound / 1e6:.2f} ms from launch to the next synchronise; busy and idle time cannot be told.",
+            f"{unrecorded.height:,} of {launches:,} CUDA graph replays left no device record: GPU time not recorded, at most "
+            f"{duration(bound)} from launch to the next synchronise; busy and idle time cannot be told.",
             key=("unrecorded",),
             step_id=first["step_id"],
             start_ns=first["start_ns"],
@@ -81,8 +82,8 @@ class OpaqueGraphReplay(Rule):
         opaque, total = int(ops.filter(pl.col("kind") == "graph")["dur_ns"].sum()), int(ops["dur_ns"].sum())
         first = whole.row(0, named=True)
         return self.finding(
-            f"{whole.height} of {launches} CUDA graph replays are one opaque row each: {opaque / 1e6:.2f} ms, "
-            f"{100 * opaque / total if total else 0:.0f} % of the GPU time, without kernel names.",
+            f"{whole.height:,} of {launches:,} CUDA graph replays are one row each, without kernels: {duration(opaque)} of "
+            f"GPU time{f', {percent(100 * opaque / total)} of all' if total else ''}.",
             key=("whole",),
             step_id=first["step_id"],
             start_ns=first["gpu_start_ns"],

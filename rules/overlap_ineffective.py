@@ -18,6 +18,10 @@ The rule applies where a trace shows overlap at all: at least one step began whi
 
 There is no estimate: the idle time is that of launch-gap (TQL101) and step-bubble (TQL103).
 
+`min-hidden-pct` is 50: of a server's steps, those launched kernel by kernel hid 0.5 % of the host's work; behind the
+one replayed from a graph the next began 2.6 ms before its GPU work had ended. `min-idle-pct` is 5: a GPU that hardly
+idles needs no better overlap.
+
 ## Known problems
 Host work that needs no hiding (other threads, the detokenizer process) is not seen. A profiler lengthens the host's part,
 so overlap that works in production may fail in the capture: compare with the unprofiled step time.
@@ -41,6 +45,7 @@ from traceql.derived.step_overlap import step_overlap
 from traceql.finding import Finding, Severity
 from traceql.rule import NotApplicableError, Rule, option
 from traceql.trace import Trace
+from traceql.wording import counted, duration, percent
 
 _AHEAD_NS = 50_000
 """A step that begins this long before the GPU has finished the one before was scheduled ahead."""
@@ -85,14 +90,14 @@ class OverlapIneffective(Rule):
         label = f"{kind} step" if kind else "step"
         eager = int((rows["graph_launches"] == 0).sum())
         why = (
-            f"; {eager} of these {rows.height} steps were launched kernel by kernel, which takes the host "
-            f"{row['host_ns'] / 1e6:.1f} ms for {row['gpu_busy_ns'] / 1e6:.1f} ms of GPU work"
+            f"; {'all' if eager == rows.height else eager} of the {rows.height} {label}s were launched kernel by kernel, which "
+            f"takes the host {duration(row['host_ns'])} for {duration(row['gpu_busy_ns'])} of GPU work"
             if eager > rows.height // 2 and row["host_ns"] > row["gpu_busy_ns"]
             else ""
         )
         return self.finding(
-            f"Overlap scheduling hides {row['hidden_ns'] / 1e6:.2f} of {row['host_ns'] / 1e6:.2f} ms host work of a {label} "
-            f"({row['hidden']:.0f} %) and works for {ahead.height} of {pairs.height} steps{why}.",
+            f"Overlap scheduling hides {duration(row['hidden_ns'])} of {duration(row['host_ns'])} of host work of a {label} "
+            f"({percent(row['hidden'])}) and works for {ahead.height} of {counted(pairs.height, 'step')}{why}.",
             key=(kind, eager > rows.height // 2),
             subject=row["name"] or label,
             step_id=row["step_id"],

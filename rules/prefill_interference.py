@@ -15,6 +15,10 @@ least `min-share-pct` of the time spent decoding (all intervals together).
 The estimate is the extra time spread over the decode steps: what decoding would gain if prefills ran elsewhere. Their own
 work does not go away.
 
+`min-slowdown-ratio` is 1.5, as for step-outlier (TQL108): eager decode steps of one server stayed under 1.2 times their
+median. `min-share-pct` is 5: in that server one interval held up by six prefills, 11.6 times the usual, made 42 % of
+the decoding time.
+
 ## Known problems
 Prefill and decode tokens computed in one step (mixed batches, chunked prefill) lengthen the step itself: that does not
 show here. A capture sees few prefills; their share depends on the traffic at that moment.
@@ -39,6 +43,7 @@ from traceql.derived.decode_intervals import decode_intervals
 from traceql.finding import Finding, Severity
 from traceql.rule import NotApplicableError, Rule, option
 from traceql.trace import Trace
+from traceql.wording import counted, duration, percent
 
 
 class PrefillInterference(Rule):
@@ -78,9 +83,9 @@ class PrefillInterference(Rule):
         tokens = f" of {worst['prefill_tokens']:,} tokens" if worst["prefill_tokens"] else ""
         busy = worst["prefill_busy_ns"]
         return self.finding(
-            f"{waiting} waited {worst['itl_ns'] / 1e6:.0f} ms for a token, {worst['ratio']:.1f}× the usual "
-            f"{worst['usual_ns'] / 1e6:.1f} ms, while {worst['prefills']} prefills{tokens} ran (the GPU worked "
-            f"{busy / 1e6:.0f} ms of that); prefills take {share:.0f} % of the time spent decoding.",
+            f"{waiting} waited {duration(worst['itl_ns'])} for a token, {worst['ratio']:.1f}× the usual "
+            f"{duration(worst['usual_ns'])}, while {counted(worst['prefills'], 'prefill')}{tokens} ran (the GPU worked for "
+            f"{duration(busy)} of that); prefills take {percent(share)} of the time spent decoding.",
             key=("decode",),
             subject="prefill",
             step_id=worst["step_id"],

@@ -9,13 +9,17 @@ prompts, few-shot examples and earlier turns of a conversation are the same for 
 
 ## How it is measured
 SGLang logs the new and the cached tokens of every prefill batch; vLLM a hit rate; both export counters as Prometheus
-metrics (`.log`, `.prom` and `…metrics.txt` files in the trace's folder are read, the fullest account counts). Hit rate = cached
-over all prompt tokens. The rule fires under `min-hit-pct`, from `min-prompt-count` prompt tokens on, when there were hits
-at all: then prompts do share prefixes. Without any hit nothing tells whether they do, and the rule passes.
+metrics (`.log`, `.prom` and `…metrics.txt` files in the trace's folder are read, the fullest account counts). Hit rate
+= cached over all prompt tokens. The rule fires under `min-hit-pct`, from `min-prompt-count` prompt tokens on, when
+there were hits at all: then prompts do share prefixes. Without any hit nothing tells whether they do, and the rule
+passes.
 
 What the hits saved is the cached tokens times the median GPU time of a prefill token in the trace, where it holds prefills.
 
 There is no estimate: how much more the cache could find depends on the prompts.
+
+`min-hit-pct` of 20 and `min-prompt-count` of 1000 are a judgement: chats and shared system prompts reach well over
+half, and a few short prompts tell nothing.
 
 ## Known problems
 The log covers the server's life, the trace a moment of it. The first request with a prefix always misses; a short run
@@ -42,6 +46,7 @@ from traceql.finding import Finding, Severity
 from traceql.rule import NotApplicableError, Rule, option
 from traceql.server_logs import PrefixCache, logs_beside
 from traceql.trace import Trace
+from traceql.wording import percent
 
 
 class PrefixCacheRule(Rule):
@@ -78,7 +83,7 @@ class PrefixCacheRule(Rule):
             None if cost is None or cache.prompt_tokens is None else cost * cache.prompt_tokens / 1000 - (saved or 0.0)
         )
         return self.finding(
-            f"The prefix cache finds {cache.hit_pct:.0f} %{counted} ({cache.source}), although prompts share prefixes"
+            f"The prefix cache finds {percent(cache.hit_pct)}{counted} ({cache.source}), although prompts share prefixes"
             + (f": {cache.batches_with_hits} of {cache.batches} prefill batches had hits." if cache.batches else "."),
             key=("server",),
             subject="prefix cache",

@@ -10,17 +10,19 @@ is: an eager decode step of 13.4 ms took 32-36 ms with stacks. The GPU was idle 
 
 ## How it is measured
 *With the unprofiled decode step time* (recorded by the collector): the factor is the period of the profiled decode step
-with the median idle share over it; the rule fires above `max-slowdown-factor`. Honest idle is 1 − GPU busy / unprofiled period. Idle time that findings report is
-larger than in production by (profiled − unprofiled) at most; `honest_savings_ratio` is what to scale savings of host
-time by: (unprofiled − busy) / (profiled − busy).
+with the median idle share over it; the rule fires above `max-slowdown-factor`. Honest idle is 1 − GPU busy / unprofiled
+period. Idle time that findings report is larger than in production by (profiled − unprofiled) at most;
+`honest_savings_ratio` is what savings of host time are scaled by: (unprofiled − busy) / (profiled − busy).
 
-*Without it*, and for other kinds of step, the rule fires when the profiler's own records (buffer requests and flushes on the step's thread; not the
-loading of kernels on first use, nor a full launch queue) take more than `max-overhead-pct` of the median step, or when
-Python stacks were recorded and the GPU is idle for more than `max-idle-pct` of the median step: such a step waits for a
-host that was slowed by an unknown factor, and its figures are upper bounds.
+*Without it*, and for other kinds of step, the rule fires when the profiler's own records (buffer requests and flushes
+on the step's thread; not the loading of kernels on first use, nor a full launch queue) take more than
+`max-overhead-pct` of the median step, or when Python stacks were recorded and the GPU is idle for more than
+`max-idle-pct` of the median step: such a step waits for a host that was slowed by an unknown factor, and its figures
+are upper bounds.
 
 `max-slowdown-factor` is 1.2: on an H200, decode replayed from a CUDA graph took 1.1-1.3 times its unprofiled time with
-stacks, eager decode 2.4-2.8 times. `max-idle-pct` is 10: a prefill with the same stacks, 1 % idle, is not distorted.
+stacks, eager decode 2.4-2.8 times. `max-overhead-pct` is 5: no step of those captures holds such records, they lie before
+the first. `max-idle-pct` is 10: a prefill with the same stacks, 1 % idle, is not distorted.
 
 ## Known problems
 The unprofiled time is that of another run, with its own noise. Kernels are hardly slowed, but their clocks may differ.
@@ -47,9 +49,13 @@ from traceql.derived.steps import steps
 from traceql.finding import Finding, Severity
 from traceql.rule import NotApplicableError, Rule, option
 from traceql.trace import Trace
+from traceql.wording import a_step, duration, percent
 
 _WEAKENED = "launch-gap, launch-bound-step, step-bubble, graph-launch-cost, uncaptured-decode, cpu-gpu-ratio-outlier"
 """Rules whose figures are host time or idle time that the host caused."""
+
+
+_WITHOUT_STACKS = "Record without Python stacks once the causes are known."
 
 
 class ProfilerDistortion(Rule):
@@ -75,25 +81,26 @@ class ProfilerDistortion(Rule):
         unprofiled = unprofiled_step_ns(trace)
         if unprofiled is not None and median.kind in (None, "decode"):
             if median.period_ns / unprofiled > options.max_slowdown_factor:
-                yield self._slowed(median, busy_ns, unprofiled)
+                yield self._slowed(trace, median, busy_ns, unprofiled)
             return
         overheads = step_overheads(trace).select("step_id", value="overhead_ns")
         spent = next(m for m in median_steps(trace, overheads) if m.kind == median.kind)
         if spent.share_pct > options.max_overhead_pct:
-            yield self._overhead(spent)
+            yield self._overhead(trace, spent)
         elif trace.capabilities.python_stacks and busy_ns is not None and median.share_pct > options.max_idle_pct:
-            yield self._unknown(median, busy_ns)
+            yield self._unknown(trace, median, busy_ns)
 
-    def _slowed(self, median: Median, busy_ns: int | None, unprofiled_ns: int) -> Finding:
+    def _slowed(self, trace: Trace, median: Median, busy_ns: int | None, unprofiled_ns: int) -> Finding:
         factor = median.period_ns / unprofiled_ns
         profiled, honest = (_idle_pct(busy_ns, period) for period in (median.period_ns, unprofiled_ns))
         idle = (
-            f": GPU idle {profiled:.0f} % as profiled, {honest:.0f} % without the profiler"
+            f": the GPU is idle for {percent(profiled)} of it as profiled, for {percent(honest)} without the profiler"
             if profiled is not None and honest is not None
             else ""
         )
         return self._finding(
-            f"The {median.label} takes {median.period_ns / 1e6:.2f} ms under the profiler and {unprofiled_ns / 1e6:.2f} ms "
+            trace,
+            f"The {median.label} takes {duration(median.period_ns)} under the profiler and {duration(unprofiled_ns)} "
             f"without it ({factor:.1f}×){idle}.",
             median,
             "slowed",
@@ -104,32 +111,35 @@ class ProfilerDistortion(Rule):
                 "honest_idle_pct": honest,
                 "honest_savings_ratio": _savings_ratio(busy_ns, median.period_ns, unprofiled_ns),
             },
-            "Scale savings of host time by the ratio given; order and causes of the gaps hold.",
+            "Savings of host time are scaled to the unprofiled step; order and causes of the gaps hold.",
         )
 
-    def _overhead(self, spent: Median) -> Finding:
+    def _overhead(self, trace: Trace, spent: Median) -> Finding:
         return self._finding(
-            f"The profiler's own work takes {spent.value / 1000:,.0f} µs of a {spent.period_ns / 1e6:.2f} ms {spent.label} "
-            f"({spent.share_pct:.0f} %).",
+            trace,
+            f"The profiler's own work takes {duration(spent.value)} of {a_step(spent.period_ns, spent.label)} "
+            f"({percent(spent.share_pct)}).",
             spent,
             "overhead",
             {"profiler_us_per_step": spent.value / 1000, "share_of_period_pct": spent.share_pct},
             "Give the profiler larger buffers, or record fewer activities, and capture again.",
         )
 
-    def _unknown(self, median: Median, busy_ns: int) -> Finding:
-        idle = _idle_pct(busy_ns, median.period_ns)
+    def _unknown(self, trace: Trace, median: Median, busy_ns: int) -> Finding:
         return self._finding(
-            f"Python stacks were recorded and the {median.period_ns / 1e6:.2f} ms {median.label} waits for the host (GPU "
-            f"idle {median.share_pct:.0f} %): without the unprofiled step time, idle and host times are upper bounds.",
+            trace,
+            f"Python stacks were recorded, which slows the host, and {a_step(median.period_ns, median.label)} waits for it "
+            f"(GPU idle {percent(median.share_pct)}): without the unprofiled step time, idle and host times are upper "
+            "bounds.",
             median,
             "unknown",
-            {"gpu_busy_us_per_step": busy_ns / 1000, "profiled_idle_pct": idle},
-            "Measure the same run without the profiler: the step cannot take less than its GPU busy time.",
+            {"gpu_busy_us_per_step": busy_ns / 1000, "profiled_idle_pct": median.share_pct},
+            f"Measure the step without the profiler (`traceql collect` does): it takes between {duration(busy_ns)}, its GPU "
+            f"busy time, and {duration(median.period_ns)}.",
         )
 
     def _finding(
-        self, message: str, median: Median, what: str, evidence: dict[str, float | None], advice: str
+        self, trace: Trace, message: str, median: Median, what: str, evidence: dict[str, float | None], advice: str
     ) -> Finding:
         return self.finding(
             message,
@@ -143,7 +153,7 @@ class ProfilerDistortion(Rule):
                 "steps": median.steps,
                 "weakens": _WEAKENED,
             },
-            advice=[advice, "Record without Python stacks once the causes are known."],
+            advice=[advice, *([_WITHOUT_STACKS] if trace.capabilities.python_stacks else [])],
         )
 
 

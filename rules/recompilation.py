@@ -45,6 +45,7 @@ from traceql.derived.steps import steps
 from traceql.finding import Finding, Severity
 from traceql.rule import Rule, option
 from traceql.trace import Trace
+from traceql.wording import counted, duration
 
 
 class Recompilation(Rule):
@@ -78,8 +79,8 @@ class Recompilation(Rule):
         first, last = found["start_ns"].min(), found["end_ns"].max()
         loaded = loadings(trace).filter(pl.col("start_ns").is_between(first, last))
         return self.finding(
-            f"Code is compiled or loaded in {per_step.height} of {names.height} steps: {total / 1e6:,.1f} ms, most by "
-            f"{top['what']} ({top['name']}, {top['times']} {'time' if top['times'] == 1 else 'times'}).",
+            f"Code is compiled or loaded in {per_step.height} of {counted(names.height, 'step')}, for {duration(total)}; "
+            f"most by {top['what']} ({top['name']}, {counted(top['times'], 'time')}).",
             key=(top["what"],),
             subject=top["name"],
             step_id=worst["step_id"],

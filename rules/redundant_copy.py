@@ -19,10 +19,11 @@ have no operator; they are counted where an aligned eager trace names them. From
 `min-share-pct` the finding is an info.
 
 `min-share-pct` is 2: on an H200 the copies above are 4 % of an eager decode step, 1 % of its graph's replay and 1.5
-% of a prefill of 32,768 tokens: worth knowing and no fault. Three repeats are the fewest that make a structure.
+% of a prefill of 32,768 tokens: worth knowing and no fault. `min-info-share-pct` is 0.5, the least worth a line.
+`min-repeats-count` is 3, the fewest that make a structure.
 
-The estimate is the GPU time, where the GPU is the slower side. Where the host is, the host time shown is part of
-what launch-gap (TQL101) counts, and no saving is added here.
+The saving is the step timed again without these copies: their GPU time where the GPU is the slower side, their host
+time where the host is. The latter is part of launch-gap's (TQL101): the report's recoverable time counts it once.
 
 ## Known problems
 A copy may be needed: a kernel that takes no strides has to be given a dense tensor. The rule cannot tell, it shows
@@ -44,12 +45,14 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
-from traceql.derived.copy_costs import PATTERN, copy_costs, described, pattern_row, patterns, place
+from traceql.derived.copy_costs import PATTERN, copy_costs, copying, described, pattern_row, patterns, place, spent
 from traceql.derived.gpu_ops import gpu_ops
 from traceql.derived.step_costs import Median, median_steps
 from traceql.finding import Finding, Severity
+from traceql.fix import Fix
 from traceql.rule import Rule, option
 from traceql.trace import Trace
+from traceql.wording import a_step, counted, percent
 
 
 class RedundantCopy(Rule):
@@ -72,25 +75,27 @@ class RedundantCopy(Rule):
         per_step = chosen.group_by("step_id").agg(value=pl.col("cost_ns").sum())
         for median in median_steps(trace, per_step):
             if median.value > 0 and median.share_pct >= min(options.min_info_share_pct, options.min_share_pct):
-                finding = self._finding(trace, median, chosen.filter(pl.col("step_id") == median.step_id))
+                own = chosen.filter(pl.col("step_id") == median.step_id)
+                finding = self._finding(trace, median, own, copying(trace, chosen))
                 minor = median.share_pct < options.min_share_pct
                 yield replace(finding, severity=Severity.INFO) if minor else finding
 
-    def _finding(self, trace: Trace, median: Median, chosen: pl.DataFrame) -> Finding:
+    def _finding(self, trace: Trace, median: Median, chosen: pl.DataFrame, fix: Fix) -> Finding:
         found = patterns(chosen)
         top = found.row(0, named=True)
         gpu, host = (int(found[c].sum()) for c in ("gpu_ns", "host_ns"))
         row = gpu_ops(trace).row(by_predicate=pl.col("gpu_op_id") == top["first_op"], named=True)
-        more = f" ({found.height} patterns)" if found.height > 1 else ""
+        most = f"{top['count']} of them " if found.height > 1 else "all "
         return self.finding(
-            f"{chosen.height} copies in a {median.label}{more}: {gpu / 1000:,.0f} µs on the GPU, {host / 1e6:.2f} ms of "
-            f"host time, {median.share_pct:.1f} % of the step; most by {described(top)}, {top['count']} times.",
+            f"{counted(chosen.height, 'copy', 'copies')} in {a_step(median.period_ns, median.label)}: {spent(gpu, host)}, "
+            f"{percent(median.share_pct)} of the step on the {'host' if chosen['host_bound'][0] else 'GPU'}'s side; {most}{described(top)}.",
             key=(median.kind, top["op"], place(top)),
             subject=place(top) or top["op"],
             step_id=median.step_id,
             start_ns=row["start_ns"],
             end_ns=row["end_ns"],
-            savings_us_per_step=None if chosen["host_bound"][0] else gpu / 1000,
+            fix=fix,
+            certainty="modelled",
             evidence={
                 "copies_per_step": chosen.height,
                 "gpu_us_per_step": gpu / 1000,

@@ -42,6 +42,7 @@ from typing import Any
 
 import polars as pl
 
+from traceql.derived.fixes import kernel_time
 from traceql.derived.gemm_tiles import tiling
 from traceql.derived.gemms import gemms
 from traceql.derived.kernel_roofline import unknown_gemms
@@ -51,6 +52,7 @@ from traceql.finding import Finding, Severity
 from traceql.roofline_evidence import doubts
 from traceql.rule import NotApplicableError, Rule, option
 from traceql.trace import Trace
+from traceql.wording import duration, percent
 
 _SITE = ["op", "m", "n", "k", "dtype", "b_dtype"]
 
@@ -102,17 +104,16 @@ class SlowGemm(Rule):
         rows = [_site_row(row, kind, sms) for row in slow.head(12).rows(named=True)]
         gap_us, share = kind.us_per_step(int(slow["gap_ns"].sum())), kind.share_pct(int(slow["gap_ns"].sum()))
         hint = f" ({rows[0]['hint']})" if rows[0]["hint"] else ""
-        savings = None if kind.host_bound else kind.us_per_step(int(slow["avoidable_ns"].sum()))
         finding = self.finding(
             f"{_count(slow.height)} under {options.min_roof_pct:g} % of the roof in a {kind.label}, "
-            f"{_shape(top)} at {top['pct_of_roof']:.0f} %{hint}: {gap_us:,.0f} µs a step above the roof, {share:.1f} % "
-            f"of the GPU time.",
+            f"{_shape(top)} at {top['pct_of_roof']:.0f} %{hint}: {duration(1000 * gap_us)} a step above the roof, "
+            f"{percent(share)} of the GPU time.",
             key=(kind.name, f"{top['m']}x{top['n']}x{top['k']}"),
             subject=f"{top['op']} {_shape(top)}",
             step_id=worst["step_id"],
             start_ns=worst["start_ns"],
             end_ns=worst["start_ns"] + worst["dur_ns"],
-            savings_us_per_step=savings,
+            fix=kernel_time(trace, _avoidable(gemm_rows, slow, options.min_roof_pct)),
             certainty="modelled",
             evidence={
                 "above_roof_us_per_step": gap_us,
@@ -121,7 +122,7 @@ class SlowGemm(Rule):
                 "gpu": match.gpu.name if match.gpu else None,
                 "host_is_slower": kind.host_bound,
                 "gemms": rows,
-                **doubts(trace),
+                **doubts(trace, slow["kernel_name"].to_list()),
             },
             advice=_advice(rows, kind),
         )
@@ -148,6 +149,13 @@ def _slow_sites(rows: pl.DataFrame, min_roof_pct: float) -> pl.DataFrame:
         .filter(pl.col("pct_of_roof") < min_roof_pct)
         .sort("gap_ns", "m", "n", "k", descending=[True, False, False, False])
     )
+
+
+def _avoidable(rows: pl.DataFrame, slow: pl.DataFrame, min_roof_pct: float) -> pl.DataFrame:
+    """kernel_id, saved_ns: what the products of slow shapes take beyond ``min_roof_pct`` of their roof."""
+    above = pl.col("dur_ns") - pl.col("dur_ns") * pl.col("pct_of_roof") / min_roof_pct
+    own = rows.join(slow.select(_SITE), on=_SITE, how="semi", nulls_equal=True)
+    return own.select("kernel_id", saved_ns=above.clip(lower_bound=0).round().cast(pl.Int64)).drop_nulls()
 
 
 def _site_row(row: dict[str, Any], kind: StepKind, sms: int | None) -> dict[str, Any]:

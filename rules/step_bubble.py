@@ -39,6 +39,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from traceql.derived.fixes import closing
 from traceql.derived.gap_host import UNCOVERED
 from traceql.derived.gap_owners import owned_gap_parts
 from traceql.derived.gaps import gaps
@@ -47,6 +48,7 @@ from traceql.derived.step_costs import Median, median_steps
 from traceql.finding import Finding, Severity
 from traceql.rule import NotApplicableError, Rule, option
 from traceql.trace import Trace
+from traceql.wording import a_step, duration, percent
 
 
 class StepBubble(Rule):
@@ -64,14 +66,11 @@ class StepBubble(Rule):
         bubbles = bubble_steps(trace)
         if bubbles.is_empty():
             raise NotApplicableError("no two steps follow each other on the GPU")
-        for median in median_steps(
-            trace, bubbles.rename({"idle_ns": "value", "period_ns": "share_of_ns"}), given_only=True
-        ):
+        for median in median_steps(trace, bubbles.rename({"idle_ns": "value"}), given_only=True):
             if median.share_pct > options.min_share_pct:
-                (late,) = bubbles.filter(pl.col("step_id") == median.step_id)["late_ns"]
-                yield self._finding(trace, median, late)
+                yield self._finding(trace, median)
 
-    def _finding(self, trace: Trace, median: Median, late_ns: int) -> Finding:
+    def _finding(self, trace: Trace, median: Median) -> Finding:
         detail = bubble_work(trace, median.step_id)
         work = detail.group_by("work").agg(pl.col("ns").sum()).sort(pl.col("ns") * -1, "work")
         top = detail.row(0, named=True)
@@ -80,16 +79,16 @@ class StepBubble(Rule):
         )
         around = gaps(trace).filter(pl.col("gap_id").is_in(place["gap_id"].implode()))
         most = "" if top["activity"] == UNCOVERED else f"; most in {top['activity']}"
-        doing = ", ".join(f"{name} {ns / 1000:,.0f} µs" for name, ns in work.head(4).rows())
+        doing = ", ".join(f"{duration(ns)} {_DOING.get(name, name)}" for name, ns in work.head(4).rows())
         return self.finding(
-            f"{median.value / 1000:,.0f} µs of a {median.period_ns / 1e6:.2f} ms {median.label} "
-            f"({median.share_pct:.0f} %) the GPU is idle between steps; the host meanwhile: {doing}{most}.",
+            f"The GPU is idle between steps for {duration(median.value)} of {a_step(median.period_ns, median.label)} "
+            f"({percent(median.share_pct)}); the host meanwhile: {doing}{most}.",
             key=(median.kind,),
             subject=str(top["activity"]),
             step_id=median.step_id,
             start_ns=around["start_ns"].min(),  # type: ignore[arg-type]
             end_ns=around["end_ns"].max(),  # type: ignore[arg-type]
-            savings_us_per_step=late_ns / 1000,
+            fix=closing(trace, owned_gap_parts(trace).filter(pl.col("owner") == "between steps")),
             certainty="modelled",
             evidence={
                 "bubble_us_per_step": median.value / 1000,
@@ -108,15 +107,18 @@ class StepBubble(Rule):
         )
 
 
+_DOING = {"sampling": "in sampling", "scheduling": "in scheduling", UNCOVERED: f"with {UNCOVERED}"}
+"""Kinds of work as messages name them, where they differ."""
+
 _FOR = {
-    "scheduling": "Prepare the next batch while the GPU runs this one (SGLang: overlap schedule; vLLM: async "
-    "scheduling).",
+    "scheduling": "Prepare the next batch while the GPU runs this one (SGLang: no --disable-overlap-schedule; vLLM: "
+    "--async-scheduling).",
     "plan and metadata": "Build attention metadata on the GPU, or plan the next step before this one ends.",
     "sampling": "Sample on the GPU without reading logits or tokens back, and fuse the sampler's kernels.",
     "output processing": "Move detokenising and output handling to another process or behind the next launch.",
     WAITING: "Launch the next step before waiting for this one's result.",
     UNCOVERED: "Record Python stacks or ranges to see what the host does there.",
-    OTHER: "None of this work needs the GPU to be idle: launch the next step first.",
+    OTHER: "Let the other host work wait: launch the next step first.",
 }
 
 

@@ -48,6 +48,7 @@ from traceql.derived.step_lengths import extra_time, step_lengths
 from traceql.finding import Finding, Severity
 from traceql.rule import NotApplicableError, Rule, option
 from traceql.trace import Trace
+from traceql.wording import duration
 
 
 class StepOutlier(Rule):
@@ -80,8 +81,8 @@ class StepOutlier(Rule):
         others = f" ({outliers.height - 1} more like it)" if outliers.height > 1 else ""
         meanwhile = "".join(f"; meanwhile {e['event']} ({e['count']}×)" for e in events[:1])
         return self.finding(
-            f"Step {worst['step_id']} ({label}) took {worst['length_ns'] / 1e6:.1f} ms, {worst['ratio']:.1f}× the "
-            f"{worst['baseline_ns'] / 1e6:.1f} ms that is usual{others}: {_phrase(details)}{meanwhile}.",
+            f"Step {worst['step_id']} ({label}) took {duration(worst['length_ns'])}, {worst['ratio']:.1f}× the usual "
+            f"{duration(worst['baseline_ns'])}{others}: {_phrase(details)}{meanwhile}.",
             key=(worst["kind"], worst["batch_size"], details["what"][0], details["blame"][0]),
             subject=label,
             step_id=worst["step_id"],
@@ -129,12 +130,12 @@ _SPENT = {
 def _phrase(details: pl.DataFrame) -> str:
     """The largest part of the extra time in words."""
     top = details.row(0, named=True)
-    ms = f"{top['extra_ns'] / 1e6:.1f} ms more"
+    more = f"{duration(top['extra_ns'])} more"
     if top["what"] == "GPU busy":
-        return f"{ms} GPU work"
+        return f"{more} GPU work"
     spent = _SPENT.get(top["what"], top["what"].removeprefix("GPU idle: "))
-    where = "no host activity recorded" if top["blame"] == UNCOVERED else f"under {top['blame']}"
-    return f"{ms} GPU idle time {spent}, {where}, longest before {top['after']}"
+    where = f"with {UNCOVERED}" if top["blame"] == UNCOVERED else f"under {top['blame']}"
+    return f"{more} GPU idle time {spent}, {where}, longest before {top['after']}"
 
 
 def _events(trace: Trace, step: dict[str, Any]) -> list[dict[str, Any]]:

@@ -12,15 +12,18 @@ Collectives of the ranks are matched by their order within the process group. Th
 matched collectives, which all ranks see at the same time, check them and correct them where the files disagree. The error
 that remains (median distance between first and last end) is in the evidence.
 
-A rank is late by the time from the middle rank's arrival to its own (of two ranks: from the first's). After a collective
-the ranks are together again, so lateness at each adds up over the step. A straggler is late by more than `min-share-pct`
-of the median step and more than `min-late-us`, in the median of the steps. The first step of a capture is left out: it
-holds the skew with which the ranks began to record (12.7 ms was seen); the 63 steps after it are compared. Where most ranks are late in turn, no single rank
-is the cause and one finding says so.
+A rank is late by the time from the middle rank's arrival to its own (of two ranks: from the first's). After a
+collective the ranks are together again, so lateness at each adds up over the step. A straggler is late by more than
+`min-share-pct` of the median step and more than `min-late-us`, in the median of the steps. The first step of a capture
+is left out: it holds the skew with which the ranks began to record (12.7 ms was seen); the 63 steps after it are
+compared. Where most ranks are late in turn, no single rank is the cause and one finding says so.
 
 What the rank did instead is what it spent more, per step, than the median of the others.
 
 The estimate is the lateness of the one straggler, all else unchanged; none where ranks are late in turn.
+
+`min-share-pct` is 10 and `min-late-us` is 100: two ranks that replay graphs waited 42-84 µs for each other in a step of
+5.8 ms, 1 % of it, which is the jitter of their hosts.
 
 ## Known problems
 A profiler slows the hosts, not equally: host-bound ranks wait for each other more than in production. Two captured steps
@@ -48,6 +51,7 @@ from traceql.ranks.digest import RankDigest
 from traceql.ranks.jobs import Job, jobs
 from traceql.ranks.lateness import by_rank, instead, late_steps, waits_between
 from traceql.rule import NotApplicableError, RunRule, option
+from traceql.wording import duration, percent
 
 
 class StragglerRank(RunRule):
@@ -93,8 +97,8 @@ class StragglerRank(RunRule):
         others = len(job.ranks) - 1
         waiting = f"the other {others} ranks wait" if others > 1 else f"rank {job.ranks[1 - member].rank} waits"
         return self.finding(
-            f"Rank {row['rank']} is {row['late_ns'] / 1000:,.0f} µs late at the collectives of a {_label(kind)} "
-            f"({row['share']:.0f} % of {_ms(steps)}), {waiting} for it; meanwhile {_phrase(spent)}.",
+            f"Rank {row['rank']} is {duration(row['late_ns'])} late at the collectives of a {_label(kind)} "
+            f"({percent(row['share'])} of {_ms(steps)}), {waiting} for it; meanwhile {_phrase(spent)}.",
             key=("straggler", row["rank"], kind),
             subject=f"rank {row['rank']}",
             trace=job.ranks[member].index,
@@ -122,7 +126,7 @@ class StragglerRank(RunRule):
         self, job: Job, steps: pl.DataFrame, ranks: pl.DataFrame, late: pl.DataFrame, kind: str | None
     ) -> Finding:
         first = late.row(0, named=True)
-        named = ", ".join(f"rank {r['rank']} {r['late_ns'] / 1000:,.0f} µs" for r in late.head(4).rows(named=True))
+        named = ", ".join(f"rank {r['rank']} {duration(r['late_ns'])}" for r in late.head(4).rows(named=True))
         spent = instead(job, first["member"], steps)
         return self.finding(
             f"The ranks are late in turn at the collectives of a {_label(kind)} of {_ms(steps)} and wait for each other: "
@@ -174,14 +178,14 @@ def _label(kind: str | None) -> str:
 
 
 def _ms(steps: pl.DataFrame) -> str:
-    return f"{float(steps['period_ns'].median() or 0) / 1e6:.2f} ms"  # type: ignore[arg-type]
+    return duration(float(steps["period_ns"].median() or 0))  # type: ignore[arg-type]
 
 
 def _phrase(spent: pl.DataFrame) -> str:
     top = spent.row(0, named=True)
     if top["extra_ns"] <= 0:
         return "it did nothing that the trace shows longer than they did"
-    us = f"{top['extra_ns'] / 1000:,.0f} µs more than the others"
+    us = f"{duration(top['extra_ns'])} more than the others"
     if top["what"] == "computing":
         return f"it computes {us}"
     under = f", most under {top['blame']}" if top["blame"] else ""

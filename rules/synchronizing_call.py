@@ -46,8 +46,10 @@ from traceql.derived.host_calls import callers, in_step_calls
 from traceql.derived.step_costs import Median, median_steps
 from traceql.derived.steps import steps
 from traceql.finding import Finding, Severity
+from traceql.fix import Fix
 from traceql.rule import NotApplicableError, Rule, option
 from traceql.trace import Trace
+from traceql.wording import a_step, counted, duration, percent
 
 _SITE = ["name", "caller"]
 
@@ -72,9 +74,10 @@ class SynchronizingCall(Rule):
         per_step = waits.group_by("step_id").agg(value=pl.col("idle_ns").sum())
         for median in median_steps(trace, per_step):
             if median.share_pct >= options.min_idle_pct:
-                yield self._finding(median, waits.filter(pl.col("step_id") == median.step_id))
+                fix = Fix.waits(waits.filter(pl.col("own_ns") > 0))
+                yield self._finding(median, waits.filter(pl.col("step_id") == median.step_id), fix)
 
-    def _finding(self, median: Median, waits: pl.DataFrame) -> Finding:
+    def _finding(self, median: Median, waits: pl.DataFrame, fix: Fix) -> Finding:
         sites = (
             waits.group_by(_SITE)
             .agg(
@@ -88,17 +91,20 @@ class SynchronizingCall(Rule):
         top = sites.row(0, named=True)
         worst = waits.sort(pl.col("idle_ns") * -1, "start_ns").row(0, named=True)
         waited, own = (int(waits[c].sum()) for c in ("dur_ns", "own_ns"))
-        where = f" from {top['caller']}" if top["caller"] else ""
+        site = f"{top['name']} from {top['caller']}" if top["caller"] else top["name"]
+        most = f"; {duration(top['idle'])} of that in {site}, {counted(top['calls'], 'call')}"
+        most = most if sites.height > 1 else f": {site}"
+        elsewhere = f"; {duration(median.value - own)} of it at graph boundaries (TQL201)" if median.value > own else ""
         return self.finding(
-            f"Waiting for the GPU leaves it idle for {median.value / 1000:,.0f} µs of a {median.period_ns / 1e6:.2f} ms "
-            f"{median.label} ({median.share_pct:.1f} %), {waits.height}× a step; most in {top['name']}{where} "
-            f"({top['calls']}×).",
+            f"{counted(waits.height, 'synchronising call')} in {a_step(median.period_ns, median.label)} "
+            f"{'leaves' if waits.height == 1 else 'leave'} the GPU idle for {duration(median.value)} "
+            f"({percent(median.share_pct)}){most}{elsewhere}.",
             key=(median.kind, top["name"]),
             subject=top["caller"] or top["name"],
             step_id=median.step_id,
             start_ns=worst["start_ns"],
             end_ns=worst["end_ns"],
-            savings_us_per_step=own / 1000,
+            fix=fix,
             certainty="modelled",
             evidence={
                 "waits_per_step": waits.height,

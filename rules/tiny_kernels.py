@@ -17,13 +17,12 @@ row with a count.
 
 `max-kernel-us` is 5: launch calls of an eager SGLang decode on an H200 took 7 µs under the PyTorch profiler
 (median), those of a driver-API program 4 µs under Nsight Systems, so a shorter kernel is over before the next can
-be launched. `min-share-pct` is 2 so that a graph decode, whose seven preparation kernels take under 1 % of the step
-to launch, is left alone.
+be launched. `min-launches-pct` is 50: most of them. `min-share-pct` is 2 so that a graph decode, whose seven or eight
+preparation kernels take 0.6-1.2 % of the step to launch, is left alone.
 
 ## Known problems
-The launch call's time is the profiled one. No saving is estimated: in a launch-bound step it is part of what
-launch-gap (TQL101) counts, elsewhere fusing saves little; the launch time of all but one kernel of each chain is in
-the evidence.
+The launch call's time is the profiled one. The saving is the step timed again with one launch call a chain, the
+kernels' own time kept: in a launch-bound step part of launch-gap's (TQL101), elsewhere next to nothing.
 
 ## How to fix
 Fuse the chain (torch.compile, a hand-written or library kernel: fused add + norm, fused rotary + cache write, a
@@ -47,8 +46,10 @@ from traceql.derived.launches import launches
 from traceql.derived.layers import layer_kernels
 from traceql.derived.step_costs import Median, median_steps
 from traceql.finding import Finding, Severity
+from traceql.fix import Fix
 from traceql.rule import Rule, option
 from traceql.trace import Trace
+from traceql.wording import a_step, duration, percent
 
 _ARROW = " → "
 
@@ -79,25 +80,28 @@ class TinyKernels(Rule):
         costly = per_step.filter(pl.col("many") & (pl.col("value") > pl.col("gpu")))
         for median in median_steps(trace, costly):
             if median.value > 0 and median.share_pct >= options.min_share_pct:
-                yield self._finding(median, kernels.filter(pl.col("step_id") == median.step_id), options)
+                own = kernels.filter(pl.col("step_id") == median.step_id)
+                yield self._finding(median, own, _fused(kernels), options)
 
-    def _finding(self, median: Median, kernels: pl.DataFrame, options: Options) -> Finding:
+    def _finding(self, median: Median, kernels: pl.DataFrame, fix: Fix, options: Options) -> Finding:
         tiny = kernels.filter("tiny")
         chains = _chains(kernels)
         gpu_us = int(tiny["dur_ns"].sum()) / 1000
         avoidable = chains.select((pl.col("launch_ns") * (pl.col("kernels") - 1) / pl.col("kernels")).sum()).item()
         first = tiny.sort("start_ns").row(0, named=True)
         rows = [_chain_row(c) for c in chains.head(10).rows(named=True)]
-        best = f"; the costliest chain is {rows[0]['chain']}, {rows[0]['count']}× a step" if rows else ""
+        best = f"; the costliest chain is {rows[0]['chain']}, {_often(rows[0]['count'])} a step" if rows else ""
         return self.finding(
-            f"{tiny.height} of {kernels.height} kernel launches in a {median.label} are of kernels under "
-            f"{options.max_kernel_us:g} µs: {median.value / 1000:,.0f} µs of launch calls for {gpu_us:,.0f} µs on "
-            f"the GPU{best}.",
+            f"{tiny.height} of {kernels.height} kernel launches in {a_step(median.period_ns, median.label)} are of "
+            f"kernels under {options.max_kernel_us:g} µs: their launch calls take {duration(median.value)} "
+            f"({percent(median.share_pct)}), the kernels {duration(1000 * gpu_us)}{best}.",
             key=(median.kind,),
             subject=rows[0]["chain"] if rows else str(first["name"]),
             step_id=median.step_id,
             start_ns=first["start_ns"],
             end_ns=first["end_ns"],
+            fix=fix,
+            certainty="modelled",
             evidence={
                 "tiny_launches_per_step": tiny.height,
                 "launches_per_step": kernels.height,
@@ -116,14 +120,23 @@ class TinyKernels(Rule):
         )
 
 
+def _often(times: int) -> str:
+    return "once" if times == 1 else f"{times:,} times"
+
+
 def _launched_singly(trace: Trace) -> pl.DataFrame:
-    """Kernels of the steps with a launch call of their own, with ``call_ns``, its duration, and ``layer``.
+    """Kernels of the steps with a launch call of their own, with its ``call_start``, ``call_ns`` (its duration) and thread,
+    and ``layer``.
 
     A call over ten times the median waited for something else than the launch and counts as the median.
     """
     usual = pl.col("dur_ns").median().round().cast(pl.Int64)
     call_ns = pl.when(pl.col("dur_ns") > 10 * usual).then(usual).otherwise("dur_ns")
-    calls = launches(trace).filter(pl.col("kind") == "kernel").select("launch_id", call_ns=call_ns)
+    calls = (
+        launches(trace)
+        .filter(pl.col("kind") == "kernel")
+        .select("launch_id", "tid", call_pid="pid", call_ns=call_ns, call_start="start_ns")
+    )
     layer = layer_kernels(trace).select("layer", source_id="kernel_id")
     return (
         gpu_ops(trace)
@@ -134,13 +147,27 @@ def _launched_singly(trace: Trace) -> pl.DataFrame:
     )
 
 
+_RUN = ["step_id", "device", "stream", "run"]
+
+
+def _runs(kernels: pl.DataFrame) -> pl.DataFrame:
+    """The tiny kernels with the ``run`` of neighbours on a stream that they belong to."""
+    return kernels.with_columns(run=(~pl.col("tiny")).cum_sum().over("device", "stream")).filter("tiny")
+
+
+def _fused(kernels: pl.DataFrame) -> Fix:
+    """With one launch call a chain: the first. The work of the others stays."""
+    later = _runs(kernels).filter(pl.int_range(pl.len()).over(_RUN) > 0)
+    return Fix.host_time(
+        later.select("tid", pid="call_pid", start_ns="call_start", end_ns=pl.col("call_start") + pl.col("call_ns"))
+    )
+
+
 def _chains(kernels: pl.DataFrame) -> pl.DataFrame:
     """Runs of two or more tiny kernels on a stream, alike ones together, most launch time first."""
-    run = (~pl.col("tiny")).cum_sum().over("device", "stream")
     return (
-        kernels.with_columns(run=run)
-        .filter("tiny")
-        .group_by("device", "stream", "run", maintain_order=True)
+        _runs(kernels)
+        .group_by(_RUN, maintain_order=True)
         .agg(
             kernels=pl.len(),
             chain=pl.col("name").str.join(_ARROW),

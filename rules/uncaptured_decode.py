@@ -18,8 +18,10 @@ uncaptured less replayed, median against median: batch sizes may differ, and GPU
 `min-idle-pct` is 10: decode steps of an 8B-parameter model launched kernel by kernel left an H200 idle for 81-87 % of
 the period, and for 16 % where one rank's collectives waited for the other; a driver program that launches 98 kernels a
 step from C, 14 %. `min-launches-count` is 20: a step around one graph still had 7 or 8 launches of its own.
+`min-share-pct` is 5: one odd batch in twenty is not worth a graph.
 
-No saving is estimated: the idle time is counted by launch-gap (TQL101) and step-bubble (TQL103).
+The saving is the step timed again with one graph launch in place of its launch calls and of what the host does between
+the first and the last of them. Much of that is launch-gap's (TQL101) too: the report's recoverable time counts it once.
 
 ## Known problems
 The profiler slows the host more than the GPU, so the idle time is larger than in production (profiler-distortion,
@@ -42,19 +44,16 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from traceql.derived.launches import launches
 from traceql.derived.step_costs import Median, median_steps
 from traceql.derived.steps import steps
 from traceql.finding import Finding, Severity
+from traceql.fix import Fix
 from traceql.rule import NotApplicableError, Rule, option
 from traceql.trace import Trace
+from traceql.wording import counted, duration
 
 _KINDS = ["decode", "verify", "draft"]
-_FIXES = {
-    False: "Turn CUDA graphs on for decode (SGLang: no --disable-cuda-graph; vLLM: no --enforce-eager).",
-    True: "Capture a graph for these batch sizes too (SGLang: --cuda-graph-max-bs, --cuda-graph-bs; vLLM: "
-    "cudagraph_capture_sizes), or pad the batch to a captured size.",
-}
-"""Whether any step is replayed → what to do."""
 
 
 class UncapturedDecode(Rule):
@@ -73,7 +72,12 @@ class UncapturedDecode(Rule):
     def check(self, trace: Trace, options: Options) -> Iterator[Finding]:
         decode = steps(trace).filter(pl.col("kind").is_in(_KINDS), pl.col("period_ns") > 0)
         if decode.is_empty():
-            raise NotApplicableError("no decode step in the trace")
+            unknown = steps(trace)["kind"].null_count() == steps(trace).height
+            raise NotApplicableError(
+                "which steps decode is not known: neither marks nor shapes tell their tokens"
+                if unknown
+                else "no decode step in the trace"
+            )
         eager = (pl.col("graph_launches") == 0) & (pl.col("launch_calls") >= options.min_launches_count)
         told = decode.with_columns(eager=eager)
         time = told.group_by("kind").agg(
@@ -83,9 +87,10 @@ class UncapturedDecode(Rule):
         idle = told.filter("eager").select("step_id", value="gpu_idle_ns")
         for median in median_steps(trace, idle, given_only=True):
             if shares[median.kind] >= options.min_share_pct and median.share_pct >= options.min_idle_pct:
-                yield self._finding(median, told.filter(pl.col("kind") == median.kind))
+                own = told.filter(pl.col("kind") == median.kind)
+                yield self._finding(median, own, _captured(trace, own.filter("eager")))
 
-    def _finding(self, median: Median, told: pl.DataFrame) -> Finding:
+    def _finding(self, median: Median, told: pl.DataFrame, fix: Fix) -> Finding:
         eager = told.filter("eager")
         replayed = told.filter(pl.col("graph_launches") > 0)
         step = eager.row(by_predicate=pl.col("step_id") == median.step_id, named=True)
@@ -94,13 +99,13 @@ class UncapturedDecode(Rule):
         replayed_us = usual / 1000 if isinstance(usual, (int, float)) else None
         sizes, graphs = (_sizes(frame) for frame in (eager, replayed))
         message = (
-            f"{_count(eager.height, told.height)} {median.kind} steps are launched kernel by kernel"
-            f"{f' (batch size {sizes})' if sizes else ''}, {step['launch_calls']} launches each: the GPU is idle "
-            f"{idle_us / 1000:.2f} ms of {median.period_ns / 1e6:.2f} ms"
+            f"{_steps(eager.height, told.height, median.kind, sizes)} launched kernel by kernel, "
+            f"{counted(step['launch_calls'], 'launch', 'launches')} each: the GPU is idle for "
+            f"{duration(median.value)} of {duration(median.period_ns)}"
         )
         message += (
-            f"; steps replayed from a graph{f' (batch size {graphs})' if graphs else ''} leave it idle "
-            f"{replayed_us / 1000:.2f} ms."
+            f"; steps replayed from a graph{f' (batch size {graphs})' if graphs else ''} leave it idle for "
+            f"{duration(1000 * replayed_us)}."
             if replayed_us is not None
             else "."
         )
@@ -111,7 +116,8 @@ class UncapturedDecode(Rule):
             step_id=median.step_id,
             start_ns=step["start_ns"],
             end_ns=step["start_ns"] + step["period_ns"],
-            certainty="exact",
+            fix=fix,
+            certainty="modelled",
             evidence={
                 "uncaptured_steps": eager.height,
                 "replayed_steps": replayed.height,
@@ -123,12 +129,45 @@ class UncapturedDecode(Rule):
                 "idle_share_of_period_pct": median.share_pct,
                 "by_batch_size": _by_batch_size(told),
             },
-            advice=[_FIXES[not replayed.is_empty()]],
+            advice=[_fix(eager, replayed)],
         )
 
 
-def _count(some: int, all_: int) -> str:
-    return f"All {all_}" if some == all_ else f"{some} of {all_}"
+def _captured(trace: Trace, eager: pl.DataFrame) -> Fix:
+    """With one graph launch in place of a step's launch calls: the host does nothing else between the first and the last of
+    them. The graph's launch takes what graph launches of this trace take; in a trace without any, no time."""
+    calls = launches(trace).with_columns(end_ns=pl.col("start_ns") + pl.col("dur_ns"))
+    graph_ns = (
+        calls.filter(pl.col("kind") == "graph").select(pl.col("dur_ns").median().fill_null(0).cast(pl.Int64)).item()
+    )
+    own = calls.join(eager.select("step_id"), on="step_id", how="semi").filter(pl.col("gpu_ops") > 0)
+    between = own.group_by("step_id", "pid", "tid").agg(pl.col("start_ns").min(), pl.col("end_ns").max())
+    after_launch = between.with_columns(pl.col("start_ns") + graph_ns)
+    return Fix.host_time(after_launch.filter(pl.col("end_ns") > pl.col("start_ns"))) | Fix.launch_latency(
+        own.with_columns(start_ns="end_ns", end_ns="gpu_start_ns")
+    )
+
+
+def _steps(some: int, all_: int, kind: str | None, sizes: str) -> str:
+    """So many of the steps, with the verb."""
+    of_size = f" (batch size {sizes})" if sizes else ""
+    if all_ == 1:
+        return f"The {kind} step{of_size} is"
+    which = f"All {all_}" if some == all_ else f"{some} of {all_}"
+    return f"{which} {kind} steps{of_size} {'is' if some == 1 else 'are'}"
+
+
+def _fix(eager: pl.DataFrame, replayed: pl.DataFrame) -> str:
+    """What to do: turn graphs on, or capture the sizes that lack one."""
+    sized = eager["batch_size"].drop_nulls().to_list()
+    if replayed.is_empty():
+        return "Turn CUDA graphs on for decode (SGLang: no --disable-cuda-graph; vLLM: no --enforce-eager)."
+    sizes = _sizes(eager)
+    return (
+        f"Capture a graph for {f'batch size {sizes}' if sizes else 'these batch sizes'} too (SGLang: --cuda-graph-max-bs"
+        f"{f' {max(sized)}' if sized else ''}, or --cuda-graph-bs with the sizes; vLLM: cudagraph_capture_sizes in "
+        "--compilation-config), or keep the batch at a captured size."
+    )
 
 
 def _sizes(steps_: pl.DataFrame) -> str:
@@ -138,15 +177,15 @@ def _sizes(steps_: pl.DataFrame) -> str:
 
 
 def _by_batch_size(told: pl.DataFrame) -> list[dict[str, object]]:
-    us = [pl.col(f"{c}_ns").median().truediv(1000).alias(f"median_{c}_us") for c in ("gpu_busy", "gpu_idle", "period")]
+    us = [pl.col(f"{c}_ns").median().truediv(1000).alias(f"median_{c}_us") for c in ("period", "gpu_busy", "gpu_idle")]
     table = (
         told.with_columns(launched=pl.when("eager").then(pl.lit("kernel by kernel")).otherwise(pl.lit("graph")))
         .group_by("batch_size", "launched")
         .agg(
             pl.len().cast(pl.Int64).alias("steps"),
+            *us,
             pl.col("launch_calls").median().alias("launches_per_step"),
             pl.col("graph_launches").median().alias("graph_launches_per_step"),
-            *us,
         )
         .sort("batch_size", "launched")
     )

@@ -27,7 +27,8 @@ function initFindings() {
   const list = document.getElementById("cards");
   const filter = document.getElementById("filter");
   if (!list || !filter) return;
-  const cards = [...list.children];
+  const entries = [...list.children];
+  const cards = [...list.querySelectorAll(".card")];
   const boxes = [...document.querySelectorAll(".severity-filter")];
   const none = document.getElementById("none-shown");
   const apply = () => {
@@ -35,10 +36,11 @@ function initFindings() {
     const severities = new Set(boxes.filter((b) => b.checked).map((b) => b.value));
     let shown = 0;
     for (const card of cards) {
-      const text = card.textContent.toLowerCase();
+      const text = `${card.closest(".entry").querySelector(".card-head").textContent} ${card.textContent}`.toLowerCase();
       card.hidden = !severities.has(card.dataset.severity) || !words.every((w) => text.includes(w));
       shown += card.hidden ? 0 : 1;
     }
+    for (const entry of entries) entry.hidden = !entry.querySelector(".card:not([hidden])");
     none.hidden = shown > 0;
     say(`${shown} of ${cards.length} findings shown`);
   };
@@ -48,10 +50,27 @@ function initFindings() {
     code: (a, b) => a.dataset.code.localeCompare(b.dataset.code) || a.dataset.number - b.dataset.number,
     time: (a, b) => a.dataset.start - b.dataset.start || a.dataset.number - b.dataset.number,
   };
+  // Findings of one rule stay together; their first stands for them.
+  const reorder = (order) => {
+    for (const entry of entries) {
+      const members = [...entry.querySelectorAll(".card")].sort(order);
+      members[0].parentElement.append(...members);
+    }
+    list.append(...[...entries].sort((a, b) => order(a.querySelector(".card"), b.querySelector(".card"))));
+  };
   const sort = document.getElementById("sort");
-  sort.addEventListener("change", () => list.append(...[...cards].sort(orders[sort.value])));
+  sort.addEventListener("change", () => reorder(orders[sort.value]));
   filter.addEventListener("input", apply);
   for (const box of boxes) box.addEventListener("change", apply);
+}
+
+// Say on a button what it did, for a moment.
+function flash(button, text, aloud) {
+  const before = button.dataset.label ?? button.textContent;
+  button.dataset.label = before;
+  button.textContent = text;
+  say(aloud);
+  setTimeout(() => { button.textContent = before; }, 1500);
 }
 
 async function copyText(text) {
@@ -73,10 +92,7 @@ function initCopy() {
   for (const button of document.querySelectorAll("button.copy")) {
     button.addEventListener("click", async () => {
       await copyText(texts[button.dataset.anchor]);
-      const before = button.textContent;
-      button.textContent = "Copied";
-      say("Finding copied as Markdown");
-      setTimeout(() => { button.textContent = before; }, 1500);
+      flash(button, "Copied", "Finding copied as Markdown");
     });
   }
 }
@@ -86,14 +102,15 @@ function initNavigation() {
     const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
     if (target && target.classList.contains("card")) {
       target.hidden = false;
-      const details = target.querySelector("details");
+      target.closest(".entry").hidden = false;
+      const details = target.querySelector("details.evidence");
       if (details) details.open = true;
     }
   };
   addEventListener("hashchange", openTarget);
   openTarget();
   addEventListener("beforeprint", () => {
-    for (const details of document.querySelectorAll("details")) details.open = true;
+    for (const details of document.querySelectorAll("details:not(.reference)")) details.open = true;
   });
   const links = new Map([...document.querySelectorAll(".topbar nav a")].map((a) => [a.hash.slice(1), a]));
   const seen = new IntersectionObserver((entries) => {

@@ -45,8 +45,10 @@ class Timeline {
     this.pending = true;
     requestAnimationFrame(() => {
       this.pending = false;
+      const started = performance.now();
       this.painter.draw({ ...this.plan, from: this.from, to: this.to, colours: this.colours, selected: this.selected, links: this.links, matched: this.matched });
-      Object.assign(this.canvas.dataset, { from: Math.round(this.from), to: Math.round(this.to) });
+      const drawnMs = (performance.now() - started).toFixed(1);
+      Object.assign(this.canvas.dataset, { from: Math.round(this.from), to: Math.round(this.to), drawnMs });
     });
   }
 
@@ -156,7 +158,8 @@ class Timeline {
     add("duration", duration(long), exactNs(long));
     add("at", `${((start + this.data.offset) / 1e9).toFixed(6)} s`, `${exactNs(start)} from the trace's first event`);
     add("on", `${track.group}, ${track.label}`);
-    if (track.kind === "idle") add("idle because of", this.data.classes[track.c[i]].replace("-", " "));
+    const cause = track.kind === "idle" ? this.data.classes[track.c[i]] : "";
+    if (cause && cause !== "opaque-replay") add("idle because of", cause.replace("-", " "));
     const actions = document.createElement("p");
     actions.className = "actions";
     const go = (text, run) => {
@@ -196,7 +199,7 @@ class Timeline {
     if (step >= 0) { this.step = step; this.root.querySelector(".steps").value = String(step); }
     const margin = Math.max((e - s) * 1.5, 20000);
     this.show(s - margin, e + margin);
-    this.select(this.at(s, e));
+    this.select(this.at(s, Math.max(e, s + 1)));
     this.origin = from;
     const back = this.root.querySelector(".back");
     back.hidden = !from;
@@ -206,18 +209,18 @@ class Timeline {
     return true;
   }
 
-  // The slice that a finding's instance is: the one with its start, else the one most alike.
+  // The slice that a finding's instance is: the one that shares most of its stretch, and has least beside it.
   at(start, end) {
     let best = null;
-    let off = Infinity;
+    let most = 0;
     for (const track of this.data.tracks) {
       if (!this.isShown(track)) continue;
       for (const line of track.lines) {
-        const i = line[firstAfter(track, line, start)];
-        if (i === undefined || track.start[i] >= end) continue;
-        const late = Math.abs(track.start[i] - start);
-        const away = late + Math.abs(track.end[i] - end) * (late <= 1 ? 0.1 : 1);
-        if (away < off) { best = { track, i }; off = away; }
+        for (let p = firstAfter(track, line, start); p < line.length && track.start[line[p]] < end; p++) {
+          const [s, e] = [track.start[line[p]], track.end[line[p]]];
+          const alike = (Math.min(e, end) - Math.max(s, start)) / (Math.max(e, end) - Math.min(s, start));
+          if (alike > most * 1.001) { best = { track, i: line[p] }; most = alike; }
+        }
       }
     }
     return best;
@@ -226,8 +229,9 @@ class Timeline {
   back() {
     if (!this.origin) return;
     this.origin.hidden = false;
+    this.origin.closest(".entry").hidden = false;
     this.origin.scrollIntoView({ block: "center" });
-    const title = this.origin.querySelector("h3");
+    const title = this.origin.querySelector("h3, h4");
     title.tabIndex = -1;
     title.focus({ preventScroll: true });
     this.root.querySelector(".back").hidden = true;

@@ -1,10 +1,13 @@
 // Timeline data: unpacking, and the questions asked of it.
 
-async function unpack(base64) {
+// Text that was gzipped and put in base64.
+async function unzipped(base64) {
   const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return prepared(JSON.parse(await new Response(stream).text()));
+  return new Response(stream).text();
 }
+
+const unpack = async (base64) => prepared(JSON.parse(await unzipped(base64)));
 
 // Starts are stored as differences; rows of a track are split so that slices of one row never overlap.
 function prepared(data) {

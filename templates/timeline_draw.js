@@ -145,20 +145,41 @@ class Painter {
     return `${(time / size).toFixed(Math.min(digits, 3))} ${unit}`;
   }
 
+  // Where the numbers of the findings in view stand: over the middle of each, moved aside where they would overlap.
+  places() {
+    const inView = this.data.marks
+      .map((mark) => ({ mark, x: this.x((mark.s + mark.e) / 2) }))
+      .filter(({ x }) => x > -10 && x < this.width + 10)
+      .sort((a, b) => a.x - b.x);
+    let last = -Infinity;
+    for (const place of inView) {
+      place.x = Math.max(place.x, last + 20, 10);
+      last = place.x;
+    }
+    let next = this.width - 10;
+    for (const place of inView.reverse()) {
+      place.x = Math.min(place.x, next);
+      next = place.x - 20;
+    }
+    return inView;
+  }
+
   marks() {
-    const { context: c, state, data } = this;
-    for (const mark of data.marks) {
-      const x = this.x((mark.s + mark.e) / 2);
-      if (x < -10 || x > this.width + 10) continue;
+    const { context: c, state } = this;
+    this.placed = this.places();
+    c.fillStyle = state.colours.mark;
+    for (const { mark } of this.placed) {
       const left = this.x(mark.s);
-      const wide = Math.max(1, this.x(mark.e) - left);
+      c.fillRect(left, RULER + MARKS - 3, Math.max(1, this.x(mark.e) - left), 3);
+    }
+    c.textAlign = "center";
+    for (const { mark, x } of this.placed) {
       c.fillStyle = state.colours.mark;
-      c.fillRect(left, RULER + MARKS - 3, wide, 3);
       c.beginPath();
-      c.arc(x, RULER + 8, 7, 0, 2 * Math.PI);
+      const half = mark.n < 10 ? 7 : 9;
+      c.roundRect(x - half, RULER + 1, 2 * half, 14, 7);
       c.fill();
       c.fillStyle = textOn(state.colours, state.colours.mark);
-      c.textAlign = "center";
       c.fillText(String(mark.n), x, RULER + 8.5);
     }
     c.textAlign = "left";
@@ -268,6 +289,6 @@ class Painter {
 
   markAt(px, py) {
     if (py < RULER || py > RULER + MARKS) return null;
-    return this.data.marks.find((mark) => Math.abs(this.x((mark.s + mark.e) / 2) - px) <= 9) || null;
+    return this.placed.find(({ x }) => Math.abs(x - px) <= 10)?.mark ?? null;
   }
 }

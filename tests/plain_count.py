@@ -8,8 +8,11 @@ marks); `count` computes every figure from those lists.
 - Launch of a GPU row: the runtime or driver call with its correlation id (and, for nsys, its process).
 - Busy: union of the intervals of all GPU rows of one device. Span: first start to last end of those rows.
   Gap: idle time between GPU rows, by the running maximum of ends; gaps sum to span minus busy.
-- Not recorded: where a process launched graphs and none of them left a device row, busy and idle are None.
-- Step: a host-side range named `step[...]`. A call belongs to the innermost step of its process whose range
+- Not recorded: where a process launched graphs and none of them left a device row, or where a hidden replay (below)
+  may have run within a device's span, its busy and idle time are None; in a step, where any of its replays left none.
+- Hidden: from a graph launch without rows to the end of the next waiting call of its thread, on every device of its
+  process, a replay may have run; that time is no gap (`idle_gaps_gt_5us`), though no row is seen (`gaps_gt_5us`).
+- Step: a host-side range named `step[...]`; its busy time is that of the device it kept busiest. A call belongs to the innermost step of its process whose range
   holds the start of the call (start inclusive, end exclusive); a GPU row belongs to the step of its launch.
 - Segment: the GPU rows of one graph launch on one device. Boundary: what lies between two consecutive
   segments of a step on one device.
@@ -33,6 +36,7 @@ from typing import Any
 
 GAP_NS = 5_000  # gaps_gt_5us counts gaps strictly longer than this
 
+WAIT = re.compile(r"(cuda|cu|hip)\w*Synchronize\w*|(cuda|cu|hip)Mem[Cc]py(?!\w*Async)\w*")
 KERNEL_LAUNCH = re.compile(r"(cuda|cu|hip)\w*Launch\w*Kernel\w*|cudaLaunch")
 GRAPH_LAUNCH = re.compile(r"(cuda|cu|hip)GraphLaunch(_ptsz|_spt)?")
 VERSION_SUFFIX = re.compile(r"_v\d+$")
@@ -62,6 +66,8 @@ class Call:
     start: int
     pid: str
     correlation: int | None
+    end: int = 0
+    thread: str = ""
 
     @property
     def is_graph_launch(self) -> bool:
@@ -121,13 +127,13 @@ def span_of(ops: Iterable[Op]) -> Interval:
     return min(starts), max(ends)
 
 
-def gaps(ops: Iterable[Op]) -> Iterator[int]:
-    """Length of every idle stretch between GPU rows, by the running maximum of ends."""
+def gaps(intervals: Iterable[Interval]) -> Iterator[int]:
+    """Length of every stretch between intervals that none covers, by the running maximum of ends."""
     latest: int | None = None
-    for op in sorted(ops, key=lambda o: (o.start, o.end)):
-        if latest is not None and op.start > latest:
-            yield op.start - latest
-        latest = op.end if latest is None else max(latest, op.end)
+    for start, end in sorted(intervals):
+        if latest is not None and start > latest:
+            yield start - latest
+        latest = end if latest is None else max(latest, end)
 
 
 # ----------------------------------------------------------------------------------------- torch profiler
@@ -168,9 +174,9 @@ def count_torch(path: str | Path) -> dict[str, Any]:
         if not isinstance(event, dict) or event.get("ph") != "X":
             continue
         start, dur = nanoseconds(event.get("ts")), nanoseconds(event.get("dur", 0))
-        if start is None or dur is None:
+        if start is None or dur is None or dur < 0:
             continue
-        end = start + max(dur, 0)
+        end = start + dur
         category = str(event.get("cat", "")).lower()
         name, pid, args = str(event.get("name", "")), str(event.get("pid", "")), event.get("args") or {}
         correlation = integer(args.get("correlation")) or None  # 0 is CUPTI's "unknown", not an id
@@ -178,7 +184,7 @@ def count_torch(path: str | Path) -> dict[str, Any]:
             kind, device = category.removeprefix("gpu_"), torch_device(event, args)
             ops.append(Op(kind, start, end, device, None, correlation))
         elif category in TORCH_CALLS:
-            calls.append(Call(VERSION_SUFFIX.sub("", name), start, pid, correlation))
+            calls.append(Call(VERSION_SUFFIX.sub("", name), start, pid, correlation, end, str(event.get("tid", ""))))
         elif category == "user_annotation" and name.startswith("step["):
             marks.append(Mark(name, start, end, pid))
     return count(ops, calls, marks)
@@ -210,14 +216,14 @@ def count_nsys(path: str | Path) -> dict[str, Any]:
         for kind in NSYS_GPU_ROWS:
             columns = ["start", "end", "deviceId", "globalPid", "correlationId"]
             for start, end, device, pid, correlation in rows(db, f"CUPTI_ACTIVITY_KIND_{kind}", *columns):
-                if None not in (start, end):
+                if None not in (start, end) and end >= start:
                     where = (-1 if device is None else device, process_of(pid))
-                    ops.append(Op(kind.lower(), start, max(start, end), *where, correlation or None))
-        columns = ["start", "nameId", "globalTid", "correlationId"]
-        for start, name_id, tid, correlation in rows(db, "CUPTI_ACTIVITY_KIND_RUNTIME", *columns):
+                    ops.append(Op(kind.lower(), start, end, *where, correlation or None))
+        columns = ["start", "end", "nameId", "globalTid", "correlationId"]
+        for start, end, name_id, tid, correlation in rows(db, "CUPTI_ACTIVITY_KIND_RUNTIME", *columns):
             if start is not None:
                 name = VERSION_SUFFIX.sub("", strings.get(name_id, ""))
-                calls.append(Call(name, start, process_of(tid) or "", correlation or None))
+                calls.append(Call(name, start, process_of(tid) or "", correlation or None, end or start, str(tid)))
         columns = ["start", "end", "eventType", "text", "textId", "globalTid"]
         for start, end, event_type, text, text_id, tid in rows(db, "NVTX_EVENTS", *columns):
             name = text if text is not None else strings.get(text_id, "")
@@ -277,11 +283,15 @@ def count_device(ops: list[Op], recorded: bool) -> dict[str, Any]:
 def count_step(mark: Mark, calls: list[Call], ops: list[Op], nearby: list[Op]) -> dict[str, Any]:
     """Figures of one step from its own calls and GPU rows; `nearby` are all rows of the devices it ran on.
 
-    `gpu_busy_ns`: how long those devices were busy, with whatever rows, inside the step's GPU span, so that
-    span minus busy is idle time. `own_busy_ns`: the union of the step's own rows.
+    `gpu_busy_ns`: how long the busiest of those devices was busy, with whatever rows, inside the step's GPU span
+    on it, so that span minus busy is idle time. `own_busy_ns`: the union of the step's own rows.
     """
     kind, batch_size = step_kind(mark.name)
     first, last = span_of(ops) if ops else (0, 0)
+    busiest = 0
+    for device in {op.device for op in ops}:
+        span = span_of(op for op in ops if op.device == device)
+        busiest = max(busiest, total(clipped((op for op in nearby if op.device == device), *span)))
     return {
         "name": mark.name,
         "kind": kind,
@@ -290,7 +300,7 @@ def count_step(mark: Mark, calls: list[Call], ops: list[Op], nearby: list[Op]) -
         "dur": mark.end - mark.start,
         "gpu_start": first if ops else None,
         "gpu_span_ns": last - first if ops else None,
-        "gpu_busy_ns": total(clipped(nearby, first, last)) if ops else None,
+        "gpu_busy_ns": busiest if ops else None,
         "own_busy_ns": union_ns(ops) if ops else None,
         "kernels": sum(op.kind == "kernel" for op in ops),
         "memops": sum(op.kind in ("memcpy", "memset") for op in ops),
@@ -299,22 +309,46 @@ def count_step(mark: Mark, calls: list[Call], ops: list[Op], nearby: list[Op]) -
     }
 
 
-def boundaries_of(segments: list[Interval], ops: list[Op], eager: list[Op]) -> list[dict[str, int]]:
+def boundaries_of(
+    segments: list[Interval], ops: list[Op], eager: list[Op], hidden: list[Interval]
+) -> list[dict[str, int]]:
     """What lies between consecutive segments of a step on one device; `ops` are its rows.
 
     Wall is from the latest end of the segments so far to the start of the next (0 where they overlap), idle
-    its part without any GPU row; eager rows are those that no graph launched, their union cut to the wall.
+    its part without any GPU row or hidden replay; eager rows are those that no graph launched, their union cut to the wall.
     """
     out: list[dict[str, int]] = []
     segments = sorted(segments)
     for i, (start, _) in enumerate(segments[1:], start=1):
         low = max(end for _, end in segments[:i])
         wall = max(0, start - low)
-        idle = wall - total(clipped(ops, low, low + wall))
+        unseen = [(max(a, low), min(b, low + wall)) for a, b in hidden if a < low + wall and b > low]
+        idle = wall - total(clipped(ops, low, low + wall) + unseen)
         parts = clipped(eager, low, low + wall)
         counts = {"eager_gpu_ops": len(parts), "eager_busy_ns": total(parts)}
         out.append({"start": low, "wall_ns": wall, "idle_ns": idle, **counts})
     return out
+
+
+def hidden_windows(ops: list[Op], calls: list[Call], launch_of: dict[Op, Call]) -> dict[int, list[Interval]]:
+    """By device: when a replay that left no row may have run, within the device's recorded span."""
+    launched = set(launch_of.values())
+    waits = sorted((c for c in calls if WAIT.fullmatch(c.name)), key=lambda c: c.start)
+    windows: dict[str, list[Interval]] = defaultdict(list)
+    for call in calls:
+        if call.is_graph_launch and call not in launched:
+            until = (w.end for w in waits if (w.pid, w.thread) == (call.pid, call.thread) and w.start >= call.start)
+            windows[call.pid].append((call.start, next(until, sys.maxsize)))
+    processes = {call.pid for call in calls}
+    only = processes.pop() if len(processes) == 1 else None  # rows of a torch trace name no process: it is the one
+    found: dict[int, list[Interval]] = {}
+    for device in {op.device for op in ops}:
+        own = [op for op in ops if op.device == device]
+        first, last = span_of(own)
+        pids = {launch_of[op].pid if op in launch_of else op.pid or only for op in own}
+        unseen = [(max(a, first), min(b, last)) for pid in pids if pid is not None for a, b in windows.get(pid, [])]
+        found[device] = [(a, b) for a, b in unseen if b > a]
+    return found
 
 
 def count(ops: list[Op], calls: list[Call], marks: list[Mark]) -> dict[str, Any]:
@@ -330,7 +364,11 @@ def count(ops: list[Op], calls: list[Call], marks: list[Mark]) -> dict[str, Any]
     replayed = {launch_of[op].pid for op in graph_ops} | {op.pid for op in ops if op.kind == "graph_trace"}
     silent = {call.pid for call in calls if call.is_graph_launch} - replayed
 
+    hidden = hidden_windows(ops, calls, launch_of)
+
     def recorded(own: list[Op]) -> bool:
+        if hidden[own[0].device]:
+            return False
         pids = {launch_of[op].pid if op in launch_of else op.pid for op in own}
         return not (silent & pids or (silent and None in pids))
 
@@ -354,19 +392,25 @@ def count(ops: list[Op], calls: list[Call], marks: list[Mark]) -> dict[str, Any]
             if op in graph_ops:
                 replays[op.device, launch_of[op]].append(op)
         step["graph_segments"] = len(replays)
-        if step["graph_launches"] and not replays:
-            step |= {"gpu_busy_ns": None, "own_busy_ns": None, "graph_segments": None}
+        graphs = {call for call in step_calls[mark] if call.is_graph_launch}
+        if graphs and not replays:
+            step["graph_segments"] = None
+        if graphs - {call for _, call in replays}:
+            step |= {"gpu_busy_ns": None, "own_busy_ns": None}
         steps.append({"step_id": step_id, **step})
         found: list[dict[str, int]] = []
         for device in devices:
             segments = [span_of(segment) for (where, _), segment in replays.items() if where == device]
             eager = [op for op in eager_ops if op.device == device]
-            found += [{"device": device, **b} for b in boundaries_of(segments, by_device[device], eager)]
+            lying_between = boundaries_of(segments, by_device[device], eager, hidden[device])
+            found += [{"device": device, **b} for b in lying_between]
         between.append({"step_id": step_id, "boundaries": found})
 
     kinds = Counter(op.kind for op in ops)
     matched = sum(op.kind != "graph_trace" for op in launch_of)
-    long_gaps = {d: [gap for gap in gaps(own) if gap > GAP_NS] for d, own in by_device.items()}
+    seen = {d: [(op.start, op.end) for op in own] for d, own in by_device.items()}
+    long_gaps = {d: [gap for gap in gaps(rows) if gap > GAP_NS] for d, rows in seen.items()}
+    long_idle = {d: [gap for gap in gaps(rows + hidden[d]) if gap > GAP_NS] for d, rows in seen.items()}
     return {
         "kernels": kinds["kernel"],
         "memcpys": kinds["memcpy"],
@@ -380,6 +424,7 @@ def count(ops: list[Op], calls: list[Call], marks: list[Mark]) -> dict[str, Any]
         "graph_kernels": sum(op.kind == "kernel" for op in graph_ops),
         "steps": steps,
         "gaps_gt_5us": {d: [len(lengths), sum(lengths)] for d, lengths in long_gaps.items()},
+        "idle_gaps_gt_5us": {d: [len(lengths), sum(lengths)] for d, lengths in long_idle.items()},
         "segments_and_boundaries": between,
     }
 

@@ -52,9 +52,11 @@ def test_metrics_of_an_eager_step(eager: Trace, metric: str, value: float) -> No
 def test_idle_share_is_of_the_period(eager: Trace) -> None:
     rows = step_metrics(eager)
     assert rows["gpu_idle_pct"][1] == pytest.approx(100 * 655_000 / 846_000)
-    assert check(eager, metric="step.gpu_idle_pct", aggregate="max", max=80)[0] == "exceeded"
-    assert check(eager, metric="step.gpu_idle_pct", aggregate="min", max=80)[0] == "within"
-    assert check(eager, metric="step.gpu_idle_pct", max=80)[0] == "within"
+    # the last step has no next one: its share is of its busy and idle time, which are longer than its period
+    assert rows["gpu_idle_pct"][3] == pytest.approx(100 * 655_000 / (655_000 + rows["gpu_busy_ns"][3]))
+    assert check(eager, metric="step.gpu_idle_pct", aggregate="max", max=77.4)[0] == "exceeded"
+    assert check(eager, metric="step.gpu_idle_pct", aggregate="min", max=77.4)[0] == "within"
+    assert check(eager, metric="step.gpu_idle_pct", max=77.5)[0] == "within"
 
 
 def test_every_metric_is_a_column(eager: Trace) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import polars as pl
 import pytest
 import traces
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import traceql as tq
 from traceql.derived import collective_names
@@ -26,9 +28,16 @@ from traceql.testing import TraceBuilder
         ("void flashinfer::trtllm_allreduce_fusion::allreduce_fusion_kernel_oneshot_lamport<x>", "all_reduce", "fused all-reduce", "oneshot", None, None, None),
         ("void deep_ep::intranode::dispatch<8, 768, 8192>", "dispatch", "deepep", None, None, None, None),
         ("void deep_ep::internode_ll::combine<7168>", "combine", "deepep", None, None, None, None),
+        ("void pplx::all_to_all::dispatchKernel(x)", "dispatch", "pplx", None, None, None, None),
+        ("void mscclpp::allreduce7<__half>(x)", "all_reduce", "mscclpp", None, None, None, None),
+        ("void quickreduce::allreduce_prototype_twoshot<x>(x)", "all_reduce", "quick reduce", "twoshot", None, None, None),
+        ("void aiter::cross_device_reduce_1stage_naive<__hip_bfloat16, 8>(x)", "all_reduce", "custom all-reduce", "1stage", None, "bfloat16", 8),
+        ("void tensorrt_llm::kernels::mnnvl::twoshotAllreduceKernel<8>(x)", "all_reduce", "fused all-reduce", "twoshot", None, None, None),
+        ("ncclSymkDevKernel_AllReduce_RSxLDMC_AGxSTMC_sum_bf16(x)", "all_reduce", "nccl", None, None, None, None),
+        ("ncclDevKernel_Generic_1(ncclDevKernelArgsStorage<4096ul>)", None, "nccl", None, None, None, None),
     ],
 )  # fmt: skip
-def test_names(name: str, op: str, library: str, algorithm: str, protocol: str, dtype: str, ranks: int) -> None:
+def test_names(name: str, op: str | None, library: str, algorithm: str, protocol: str, dtype: str, ranks: int) -> None:
     text = pl.col("name")
     row = described(pl.DataFrame({"name": [name], "short_name": [None], "category": [None]})).select(
         "category", op=collective_names.op(text), library=collective_names.library(text, on_amd=False),
@@ -57,6 +66,31 @@ def _with_call(**stated: object) -> dict[str, object]:
     build = TraceBuilder()
     build.launch("ncclDevKernel_AllGather_RING_LL", call_us=0, gpu_us=10, gpu_dur_us=10, collective=stated)
     return build.trace().table("collectives").row(0, named=True)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.sampled_from(["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "reduce"]),
+    st.integers(2, 64), st.integers(1, 1 << 20), st.sampled_from([("BFloat16", 2), ("Float", 4), ("Byte", 1)]),
+)  # fmt: skip
+def test_bandwidths_are_those_of_nccl_tests(op: str, ranks: int, count: int, dtype: tuple[str, int]) -> None:
+    """doc/PERFORMANCE.md of NCCL-tests: algbw = S / t; every rank sends and receives busbw · t over its slowest link."""
+    kernel = {"all_reduce": "AllReduce_Sum", "all_gather": "AllGather", "reduce_scatter": "ReduceScatter_Sum", "all_to_all": "SendRecv",
+              "broadcast": "Broadcast", "reduce": "Reduce_Sum"}[op]  # fmt: skip
+    whole = count * ranks  # elements of the whole group's buffer, where ranks hold parts of it
+    sent, received = {
+        "all_reduce": (count, count), "all_gather": (count, whole), "reduce_scatter": (whole, count),
+        "all_to_all": (whole, whole), "broadcast": (count, count), "reduce": (count, count),
+    }[op]  # fmt: skip
+    build = TraceBuilder()
+    stated = {"name": op, "in_elements": sent, "out_elements": received, "dtype": dtype[0], "world_size": ranks}
+    build.launch(f"ncclDevKernel_{kernel}_RING_LL(x)", call_us=0, gpu_us=5, gpu_dur_us=20, collective=stated)
+    (row,) = build.trace().table("collectives").to_dicts()
+    size = dtype[1] * (whole if op in ("all_gather", "reduce_scatter", "all_to_all") else count)
+    crossing = {"all_reduce": 2 * size * (ranks - 1) / ranks, "broadcast": size, "reduce": size}
+    assert (row["op"], row["bytes"]) == (op, size)
+    assert row["algorithm_gb_per_s"] == pytest.approx(size / 20_000)
+    assert row["bus_gb_per_s"] == pytest.approx(crossing.get(op, size * (ranks - 1) / ranks) / 20_000)
 
 
 def test_size_of_a_gather_is_that_of_the_group() -> None:
@@ -141,3 +175,30 @@ def test_sizes_inside_a_graph_come_from_an_eager_run() -> None:
     found = tq.align(graph, eager).trace.table("collectives")
     assert found["source"].unique().to_list() == ["eager"]
     assert found["bytes"].null_count() == 0
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)), min_size=1, max_size=8),
+    st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)), max_size=10),
+)
+def test_hidden_and_exposed_equal_a_count_by_the_microsecond(
+    collectives: list[tuple[int, int]], compute: list[tuple[int, int]]
+) -> None:
+    """Collectives of one stream one after the other, computation on another at any time, overlapping itself too."""
+    build, end = TraceBuilder(), 100
+    placed = []
+    for gap, dur in collectives:
+        start = end + gap
+        end = start + dur
+        placed.append((start, dur))
+        name = "ncclDevKernel_AllReduce_Sum_bf16_RING_LL"
+        build.launch(name, call_us=start - 50, gpu_us=start, gpu_dur_us=dur, stream=20)
+    busy = set()
+    for start, dur in compute:
+        build.launch("gemm", call_us=50 + start, gpu_us=100 + start, gpu_dur_us=dur)
+        busy |= set(range(100 + start, 100 + start + dur))
+    rows = build.trace().table("collective_overlap").sort("start_ns")
+    hidden = [len(busy & set(range(start, start + dur))) * 1000 for start, dur in placed]
+    assert rows["hidden_ns"].to_list() == hidden
+    assert rows["exposed_ns"].to_list() == [dur * 1000 - h for (_, dur), h in zip(placed, hidden, strict=True)]

@@ -125,9 +125,9 @@ def test_the_nearest_file_upwards_holds(monkeypatch: pytest.MonkeyPatch) -> None
         ("fail-on = 'error'\nfail_on = 'info'", "fail_on: given twice"),
         ("select = ['TQL999']", "select: no rule 'TQL999'; did you mean TQL"),
         ("ignore = ['lanch-gap']", "ignore: no rule 'lanch-gap'; did you mean launch-gap?"),
-        ("select = 'TQL1'", "select: expected list, got str"),
+        ("select = 'TQL1'", "select: expected array, got string"),
         ("[rules.TQL101]\nmin-gap = 3", "rules.TQL101.min-gap: no such option; did you mean min-gap-us?"),
-        ("[rules.TQL101]\nmin-gap-us = 'x'", "rules.TQL101.min-gap-us: expected a number, got 'x'"),
+        ("[rules.TQL101]\nmin-gap-us = 'x'", "rules.TQL101.min-gap-us: must be a number, not 'x'"),
         ("[rules.TQL101]\nseverity = 'fatal'", "rules.TQL101.severity: expected error, warning or info, got 'fatal'"),
         ("[rules.TQL1]\nmin-gap-us = 3", "rules.TQL1: is a family; name one rule"),
         ("[rules.TQL11x]\nmin-gap-us = 3", "rules.TQL11x: no rule 'TQL11x'"),
@@ -147,7 +147,7 @@ def test_the_nearest_file_upwards_holds(monkeypatch: pytest.MonkeyPatch) -> None
             "budgets[0].kind: expected one of prefill, decode, mixed, verify, draft, other, got 'decod'",
         ),
         ("[[suppress]]\nrule = 'TQL101'", "suppress[0]: lacks the key reason"),
-        ("[[suppress]]\nrule = 'TQL101'\nreason = ''", "suppress[0].reason: expected str of length >= 1"),
+        ("[[suppress]]\nrule = 'TQL101'\nreason = ''", "suppress[0].reason: expected a text"),
         ("[[suppress]]\nrule = 'TQL10x'\nreason = 'r'", "suppress[0].rule: no rule 'TQL10x'"),
         (
             "[[suppress]]\nrule = 'TQL101'\nreason = 'r'\nexpires = 'soon'",
@@ -156,6 +156,31 @@ def test_the_nearest_file_upwards_holds(monkeypatch: pytest.MonkeyPatch) -> None
         ("[baseline]\ntolerance = 3", "baseline.tolerance: no such key; did you mean tolerance-pct?"),
         ("[tool.traceql]\nselect = []", "tool: outside a pyproject.toml the keys stand at the top"),
         ("select = [", "traceql.toml: not valid TOML"),
+        ("select = []", "traceql.toml: select and ignore leave no rule to run"),
+        ("ignore = ['TQL']", "select and ignore leave no rule to run, and there is no budget"),
+        ("select = ['']", "select: no rule ''"),
+        ("select = [1]", "select[0]: expected string, got integer"),
+        ("fail-on = 'Warning'", "fail-on: expected one of error, warning, info, got 'Warning'"),
+        ("Select = ['TQL1']", "Select: no such key; did you mean select?"),
+        ("[rules]\nTQL101 = 3", "rules.TQL101: expected a table of options, such as min-share-pct = 5, got 3"),
+        ("[rules.TQL101]\nmin-gap-us = -3", "rules.TQL101.min-gap-us: must be a finite number, 0 or more, not -3"),
+        ("[rules.TQL101]\nmin-gap-us = nan", "rules.TQL101.min-gap-us: must be a finite number, 0 or more, not nan"),
+        ("[rules.TQL101]\nmin-gap-us = true", "rules.TQL101.min-gap-us: must be a number, not True"),
+        ("[rules.TQL101]\nmin-gap-us = [3]", "rules.TQL101.min-gap-us: must be a number, not [3]"),
+        ("[rules.TQL101]\nmin-gap-ms = 4", "rules.TQL101.min-gap-ms: no such option; did you mean min-gap-us?"),
+        ("[rules.TQL101]\nmin_gap_us = 3\nmin-gap-us = 4", "rules.TQL101.min-gap-us: given twice"),
+        ("[rules.launch-gap]\n[rules.TQL101]", "rules.TQL101: given twice, as launch-gap and as TQL101"),
+        ("[rules.TQL203]\nmin-gap-us = 3", "rules.TQL203.min-gap-us: no such option; known are: severity"),
+        ("[suppress]\nrule = 'TQL101'", "suppress: expected array, got table; write it as [[suppress]]"),
+        ("[budgets]\nmax = 3", "budgets: expected array, got table; write it as [[budgets]]"),
+        (
+            "[[suppress]]\nrule = 'TQL101'\nreason = 'r'\nkernal = 'a'",
+            "suppress[0].kernal: no such key; did you mean kernel?",
+        ),
+        ("[baseline]\ntolerance-pct = -5", "baseline.tolerance-pct: expected number >= 0"),
+        ("[[budgets]]\nmetric = 'step.kernels'\nmax = 3\nmin = 5", "budgets[0]: min, 5, is over max, 3"),
+        ("hardware = 3", "hardware: expected string, got integer"),
+        ("baseline = 'x'", "baseline: expected table, got string"),
     ],
 )
 def test_what_is_wrong_is_named(text: str, expected: str) -> None:
@@ -225,8 +250,23 @@ def test_configured_kernel_patterns_name_kernels(monkeypatch: pytest.MonkeyPatch
     build.launch("my_secret_kernel", call_us=1, gpu_us=10, gpu_dur_us=5)
     (trace,) = config.load(written("kernel-patterns = 'kernels.toml'")).equipped([build.trace()])
     assert trace.table("kernels")["category"].to_list() == ["attention"]
-    with pytest.raises(UsageError, match=r"none\.toml: kernel patterns cannot be read"):
+    with pytest.raises(UsageError, match=r"^none\.toml: kernel patterns cannot be read \(No such file or directory\)$"):
         config.load(written("kernel-patterns = 'none.toml'")).equipped([])
+
+
+def test_a_file_of_peaks_is_checked_before_anything_runs() -> None:
+    with pytest.raises(UsageError, match=r"^none\.toml: cannot be read"):
+        config.load(written("hardware = 'none.toml'")).equipped([])
+
+
+def test_budgets_alone_are_something_to_run() -> None:
+    loaded = config.load(written("select = []\n[[budgets]]\nmetric = 'step.kernels'\nmax = 3"))
+    assert (codes(loaded), len(loaded.budgets)) == (set(), 1)
+
+
+def test_a_command_line_that_leaves_nothing_is_wrong() -> None:
+    with pytest.raises(UsageError, match=r"^command line: select and ignore leave no rule to run"):
+        config.load(select=["TQL101"], ignore=["launch-gap"])
 
 
 def test_analyze_uses_the_file_found(capsys: pytest.CaptureFixture[str]) -> None:

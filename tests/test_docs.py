@@ -74,6 +74,18 @@ def test_rule_page(code: str) -> None:
     assert code[:4] in generator().FAMILIES or not code.startswith("TQL")
 
 
+_REASONED = ("TQL1", "TQL2", "TQL3", "TQL7", "TQL9")
+
+
+@pytest.mark.parametrize("code", [code for code in registry.rules() if code.startswith(_REASONED)])
+def test_page_says_why_each_default_is_what_it_is(code: str) -> None:
+    """As "`min-gap-us` is 5: …", with the number that the code has: defaults and pages must not part."""
+    rule = registry.rules()[code]
+    measured = rule.page().split("## How it is measured\n")[1].split("## Known problems\n")[0]
+    for option in dataclasses.fields(rule.Options):
+        assert re.search(rf"`{option.name.replace('_', '-')}` is {option.default:g}\b", measured), option.name
+
+
 def test_columns_have_a_meaning() -> None:
     for table in schema.TABLES.values():
         assert table.doc
@@ -101,7 +113,7 @@ def test_every_example_is_run() -> None:
 
 
 def test_every_cause_is_defined() -> None:
-    causes = {*HOST_CAUSES, "blocked", "profiler", "device latency", "in-graph", "opaque replay", "unknown"}
+    causes = {*HOST_CAUSES, "blocked", "profiler", "device latency", "in-graph", "unknown"}
     table = {row.split("|")[1].strip() for row in _DEFINITIONS.splitlines() if row.startswith("| ")}
     assert causes <= table
 

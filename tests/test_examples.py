@@ -64,8 +64,9 @@ def test_the_configuration_of_the_example_is_valid() -> None:
 
 
 def test_the_action_lints_summarises_and_passes_the_exit_code_on(tmp_path: Path) -> None:
-    action = yaml.safe_load((EXAMPLES / "github-action" / "action.yml").read_text())
+    action = yaml.safe_load((ROOT / "action.yml").read_text())
     (step,) = [s for s in action["runs"]["steps"] if s.get("id") == "lint"]
+    assert {s.get("shell") for s in action["runs"]["steps"] if "run" in s} == {"bash"}
     inputs = {name: value.get("default", "") for name, value in action["inputs"].items()}
     inputs["traces"] = f"{samples.path('sglang-h200-bs64-decode-graph')}\n\n"
     for fail_on, code in (("warning", 1), ("error", 0)):
@@ -85,6 +86,22 @@ def test_the_action_lints_summarises_and_passes_the_exit_code_on(tmp_path: Path)
     assert "### traceql: Failed" in (tmp_path / "summary").read_text()
     assert (tmp_path / "traceql.sarif").exists()
     assert "${{" not in step["run"], "inputs reach the script as environment, never as text of it"
+
+
+def test_the_action_installs_the_version_it_is_of(tmp_path: Path) -> None:
+    """There may be a package of this name that is not ours: without a requirement the action installs its own folder."""
+    action = yaml.safe_load((ROOT / "action.yml").read_text())
+    (step,) = [s for s in action["runs"]["steps"] if "pip install" in s.get("run", "")]
+    assert step["env"]["ACTION"] == "${{ github.action_path }}"
+    assert (ROOT / "pyproject.toml").exists(), "the action's folder is what pip installs"
+    (tmp_path / "python").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+    for requirement, installed in (("", "/the/action"), ("traceql==9", "traceql==9")):
+        done = subprocess.run(
+            ["bash", "-eo", "pipefail", "-c", step["run"]], capture_output=True, text=True, check=True,
+            env={"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "REQUIREMENT": requirement, "ACTION": "/the/action"},
+        )  # fmt: skip
+        assert done.stdout.splitlines()[-1] == installed
 
 
 def test_the_commands_of_the_ci_files_exist(capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,3 +141,39 @@ def test_the_hook_manifest_is_valid() -> None:
     clientlib = pytest.importorskip("pre_commit.clientlib")
     clientlib.load_manifest(ROOT / ".pre-commit-hooks.yaml")
     clientlib.load_config(EXAMPLES / "perf-gate" / ".pre-commit-config.yaml")
+
+
+def shown(page: str, command: str) -> tuple[list[str], list[str]]:
+    """(samples, lines) of the output that a page of the documentation shows of ``command``."""
+    text = (ROOT / "docs" / page).read_text()
+    (found,) = re.findall(rf"<!-- {command}: (.*?) -->\n```text\n(.*?)```", text, re.DOTALL)
+    return found[0].split(), [line for line in found[1].splitlines() if line.strip()]
+
+
+def is_held(documented: str, lines: list[str]) -> bool:
+    """Whether a line is in the output; what it leaves out is marked by an ellipsis at its end."""
+    begin = documented.removesuffix("…").rstrip()
+    return any(line.startswith(begin) if documented.endswith("…") else line == documented for line in lines)
+
+
+def test_the_output_in_the_documentation_of_compare(capsys: pytest.CaptureFixture[str]) -> None:
+    from commands import traceql
+
+    names, documented = shown("compare.md", "compare")
+    said = traceql(capsys, "compare", *map(samples.path, names)).out.splitlines()
+    assert [line for line in documented if not is_held(line, said)] == []
+
+
+def test_the_output_in_the_documentation_of_lint(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from commands import traceql
+
+    monkeypatch.chdir(tmp_path)
+    (base, head), documented = shown("lint.md", "lint")
+    shutil.copy(samples.path(base), "decode.trace.json.gz")
+    assert traceql(capsys, "lint", "decode.trace.json.gz", "--update-baseline").code == 0
+    shutil.copy(samples.path(head), "decode.trace.json.gz")
+    ran = traceql(capsys, "lint", "decode.trace.json.gz", "--baseline", ".traceql-baseline.json")
+    assert ran.code == 1
+    assert [line for line in documented if not is_held(line, ran.out.splitlines())] == []

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from math import prod
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from traceql.derived.gemm_shapes import gemm_form
 from traceql.derived.gemm_tiles import tiling
@@ -99,6 +102,13 @@ def test_packed_four_bit_weights(name: str, shapes: list[Any], types: list[str])
         ("aten::mm", [[0, K], [K, N]], [BF16, BF16]),
         # experts: which of them the tokens use is not recorded
         ("_C::cutlass_moe_mm", [[M, N], [M, K], [8, K, N]], [BF16, FP8, FP8]),
+        ("aten::_grouped_mm", [[M, K], [8, K, N], [8]], [BF16, BF16, "int"]),
+        # a fixed number of rows an expert, of which some are filled
+        ("deep_gemm::m_grouped_gemm_nt_masked", [[8, M, K], [8, N, K], [8, M, N]], [BF16, BF16, BF16]),
+        ("sgl_kernel::fp8_blockwise_scaled_grouped_mm", [[M, N], [M, K], [8, K, N]], [BF16, FP8, FP8]),
+        ("vllm::fused_moe_gemm", [[M, K], [K, N]], [BF16, BF16]),
+        # an operator nobody listed, its result passed first: two pairs multiply
+        ("mine::gemm_nt", [[64, 4096], [64, 4096], [4096, 4096]], [BF16, BF16, BF16]),
         # 5-bit "weights": the packed tensor is not the product's
         ("_C::gptq_marlin_gemm", [[M, K], [K, 5 * N // 32], [K // 128, N]], ["c10::Half", "int", "c10::Half"]),
     ],
@@ -130,3 +140,87 @@ def test_tiles_of_real_kernels() -> None:
     assert wasteful.used_pct == pytest.approx(100 * 176 / 192)
     assert tiling("ampere_bf16_s16816gemm_bf16_128x64_ldg8", 64, 4096, 132) is None
     assert tiling("nvjet_sm90_tst_64x32_64x16_1x2_h_bz_TNT", 64, 4096, None) is None
+
+
+# --- any shapes ---------------------------------------------------------------------------------------------------
+
+SIZES = st.integers(1, 40_000)
+TYPES = st.sampled_from(
+    [("double", 8), ("float", 4), ("c10::Half", 2), (BF16, 2), (FP8, 1), ("c10::Float8_e5m2", 1), (INT8, 1)]
+)
+
+
+def counted(batch: int, m: int, n: int, k: int, left: int, right: int, result: int) -> tuple[int, int, int]:
+    """FLOPs, bytes and weight bytes of a product, one matrix after the other, as one does on paper."""
+    flops = moved = weights = 0
+    for _ in range(batch):
+        flops += m * n * (k + k)  # a multiplication and an addition each
+        weights += k * n * right
+        moved += m * k * left + k * n * right + m * n * result
+    return flops, moved, weights
+
+
+@settings(deadline=None)
+@given(SIZES, SIZES, SIZES, TYPES)
+def test_two_matrices(m: int, n: int, k: int, kind: tuple[str, int]) -> None:
+    name, size = kind
+    result = max(size, 2)
+    for op, shapes in (
+        ("aten::mm", [[m, k], [k, n]]),
+        ("aten::linear", [[m, k], [n, k]]),
+        ("aten::addmm", [[n], [m, k], [k, n]]),
+        ("aten::_scaled_mm", [[m, k], [k, n]]),
+    ):
+        types = [name] * len(shapes)
+        found = form(op, shapes, types)
+        assert found is not None
+        assert (found["batch"], found["m"], found["n"], found["k"]) == (1, m, n, k)
+        assert (found["flops"], found["bytes"], found["weight_bytes"]) == counted(1, m, n, k, size, size, result)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 200), SIZES, SIZES, SIZES)
+def test_batches(batch: int, m: int, n: int, k: int) -> None:
+    stacks = [[batch, m, k], [batch, k, n]]
+    flops, moved, weights = counted(batch, m, n, k, 2, 2, 2)
+    for op, shapes in (("aten::bmm", stacks), ("aten::baddbmm", [[batch, m, n], *stacks])):
+        found = form(op, shapes, [BF16] * len(shapes))
+        assert found is not None
+        assert (found["batch"], found["flops"], found["bytes"], found["weight_bytes"]) == (batch, flops, moved, weights)
+    added = form("aten::addbmm", [[m, n], *stacks], [BF16] * 3)  # one result for the whole batch
+    assert added is not None
+    assert added["bytes"] == moved - (batch - 1) * m * n * 2
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=3), SIZES, SIZES)
+def test_leading_dimensions_are_rows(leading: list[int], n: int, k: int) -> None:
+    rows = prod(leading)
+    found = form("aten::linear", [[*leading, k], [n, k], [n]], [BF16, BF16, BF16])
+    assert found is not None
+    assert (found["m"], found["n"], found["k"]) == (rows, n, k)
+    assert found["flops"] == 2 * rows * n * k
+
+
+@settings(deadline=None)
+@given(st.integers(1, 512), st.integers(1, 64), st.integers(1, 64), st.sampled_from([32, 64, 128]))
+def test_packed_weights_of_any_size(m: int, columns: int, groups: int, group: int) -> None:
+    n, k = 8 * columns, group * groups
+    found = form("_C::awq_gemm", [[m, k], [k, n // 8], [groups, n]], ["c10::Half", "int", "c10::Half"])
+    assert found is not None
+    scales = groups * n * 2
+    assert found["b_dtype"] == "4-bit"
+    assert found["weight_bytes"] == k * n // 2 + scales
+    assert found["bytes"] == 2 * m * k + k * n // 2 + scales + 2 * m * n
+    assert found["flops"] == 2 * m * n * k
+
+
+@settings(deadline=None)
+@given(
+    st.text(max_size=30),
+    st.recursive(st.none() | st.integers() | st.text(max_size=5), lambda inner: st.lists(inner, max_size=4)),
+)
+def test_no_input_breaks_it(name: str, anything: Any) -> None:
+    for op in (f"x::{name}_gemm", "aten::mm", "_C::awq_gemm"):
+        gemm_form(op, json.dumps(anything), json.dumps(anything))
+        gemm_form(op, json.dumps([[1, 2], [2, 1]]), json.dumps(anything))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from traceql import kernel_names
-from traceql.derived.repetition import repetition
+from traceql.derived.repetition import blocks, repetition
 from traceql.derived.roles import block_roles
 from traceql.errors import UsageError
 
@@ -95,3 +96,44 @@ def test_broken_patterns_are_named(tmp_path: Path, text: str) -> None:
     file.write_text(text)
     with pytest.raises(UsageError, match=r"mine\.toml: kernel patterns"):
         kernel_names.extend(file)
+
+
+# --- models -----------------------------------------------------------------------------------------------------------
+
+DENSE = ["norm", "qkv", "rope", "store", "attention", "o_proj", "add_norm", "gate_up", "silu", "down"]
+EXPERTS = [*DENSE[:7], "router", "topk", "align", "experts_up", "silu", "experts_down", "sum"]
+SLIDING = [name if name != "attention" else "sliding_attention" for name in DENSE]
+MAMBA = ["norm", "in_proj", "conv", "scan", "gate", "out_proj"]
+DRAFT = [f"draft_{name}" for name in DENSE]
+REDUCED = [*DENSE[:6], "all_reduce", *DENSE[6:], "all_reduce"]
+VARIANTS = [[f"qkv_{i * i % 7}" if name == "qkv" else name for name in DENSE] for i in range(32)]
+ROUTED = [
+    [f"{name} {i * 37 % 101}" if name in ("align", "experts_up") else name for name in EXPERTS] for i in range(58)
+]
+
+
+@pytest.mark.parametrize(
+    ("model", "period", "count"),
+    [
+        pytest.param(DENSE, 0, 0, id="one layer"),
+        pytest.param(DENSE * 2, 0, 0, id="two layers may be chance"),
+        pytest.param(DENSE * 32, 10, 32, id="dense"),
+        pytest.param(DENSE * 3 + EXPERTS * 58, 14, 58, id="three dense layers, then experts"),
+        pytest.param(
+            [*DENSE * 3, *chain.from_iterable(ROUTED)], 14, 58, id="grids that follow the tokens of each expert"
+        ),
+        pytest.param((MAMBA + DENSE) * 24, 16, 24, id="alternating kinds of layer"),
+        pytest.param((MAMBA * 3 + DENSE) * 12 + MAMBA * 2, 28, 12, id="three to one, with a rest"),
+        pytest.param((SLIDING * 5 + DENSE) * 10 + SLIDING * 2, 10, 62, id="sliding windows, each sixth global"),
+        pytest.param(DRAFT * 4 + DENSE * 32, 10, 32, id="draft passes and a verification"),
+        pytest.param(REDUCED * 80, 12, 80, id="tensor parallel"),
+        pytest.param([*chain.from_iterable(VARIANTS)], 10, 32, id="another variant of a product in each layer"),
+        pytest.param(["norm0", *(DENSE * 32)[1:]], 10, 31, id="the first layer begins otherwise"),
+    ],
+)
+def test_layers_of_models(model: list[str], period: int, count: int) -> None:
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(["embedding", *model, "final", "lm_head", "argmax"]))}
+    step = [numbers[name] for name in ["embedding", *model, "final", "lm_head", "argmax"]]
+    r = blocks(np.array(step, np.int64))
+    assert r.period == period
+    assert r.count in ((count, count + 1) if model[0] == "norm0" else (count,))

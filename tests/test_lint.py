@@ -13,7 +13,7 @@ import pytest
 from commands import Ran, traceql
 from small_traces import Decode
 
-from traceql import registry
+from traceql import registry, samples
 from traceql.finding import Severity
 from traceql.rule import Rule
 
@@ -54,7 +54,9 @@ def test_findings_at_or_over_fail_on_are_one(lint: Any, eager: Path) -> None:
     ran = lint(eager)
     assert ran.code == 1
     first, advice, *_, last = ran.out.splitlines()
-    assert first.startswith("eager.json: TQL101 launch-gap warning: 655 µs of a 0.85 ms decode step (77 %)")
+    assert first.startswith(
+        "eager.json: TQL101 launch-gap warning: The GPU waits 655 µs of an 846 µs decode step for the host (77 %"
+    )
     assert advice.startswith("    help: ")
     assert last.startswith("Failed: 2 findings at or over warning, 1 other finding")
     assert lint(eager, "--fail-on", "error").code == 0
@@ -85,7 +87,10 @@ def test_severities_of_the_configuration_count(lint: Any, eager: Path) -> None:
         (["eager.json", "--output", "sarif"], "give FORMAT=FILE with one of text, json, sarif"),
         (["eager.json", "--output", "xml=x"], "give FORMAT=FILE"),
         (["eager.json", "--output", "sarif=no/such/x.sarif"], "no/such/x.sarif: cannot be written"),
-        (["eager.json", "--baseline", "none.json"], "none.json: no baseline"),
+        (
+            ["eager.json", "--baseline", "none.json"],
+            "none.json: there is no baseline yet; accept what is found now with `traceql lint eager.json --baseline none.json --update-baseline`",
+        ),
         (["eager.json", "--no-baseline", "--update-baseline"], "--no-baseline goes with neither"),
         (["eager.json", "--config", "none.toml"], "none.toml: cannot be read"),
     ],
@@ -223,7 +228,7 @@ def test_the_baseline_may_be_configured(lint: Any, eager: Path, monkeypatch: pyt
     Path("perf").mkdir()
     ran = lint(eager)
     assert ran.code == 2
-    assert "perf/base.json: no baseline" in ran.err
+    assert "perf/base.json: there is no baseline yet" in ran.err
     assert lint(eager, "--update-baseline").code == 0
     assert Path("perf/base.json").exists()
     Decode(host_us=70.0).write(eager)
@@ -269,3 +274,76 @@ def test_a_lint_is_quick(lint: Any, clean: Path) -> None:
     began = time.perf_counter()
     lint(clean)
     assert time.perf_counter() - began < 2
+
+
+def test_the_first_run_names_the_command_that_writes_the_baseline(lint: Any, eager: Path) -> None:
+    """The command of the README, in a repository that has no baseline: its message is the next command."""
+    ran = lint(eager, "--baseline", "b.json")
+    assert (ran.code, ran.out) == (2, "")
+    command = ran.err.split("`")[1].split()
+    assert command[:2] == ["traceql", "lint"]
+    assert lint(*command[2:]).code == 0
+    assert lint(eager, "--baseline", "b.json").code == 0
+
+
+def test_updating_keeps_what_was_recorded_of_other_contexts(lint: Any) -> None:
+    Decode(batch_size=8).write(Path("eight.json"))
+    Decode(batch_size=16).write(Path("sixteen.json"))
+    assert lint("eight.json", "--update-baseline").code == 0
+    ran = lint("sixteen.json", "--update-baseline")
+    assert ran.out == "wrote .traceql-baseline.json: 3 findings; kept 1 capture of another context\n"
+    assert (lint("eight.json").code, lint("sixteen.json").code) == (0, 0)
+    assert lint("eight.json", "--update-baseline").out.endswith("kept 1 capture of another context\n")
+    assert len(json.loads(Path(".traceql-baseline.json").read_text())["captures"]) == 2
+
+
+def pair(folder: Path, graph: Decode) -> Path:
+    """A run directory of an eager and a graph capture, as the collectors leave it."""
+    for mode, run in (("eager", Decode()), ("graph", graph)):
+        (folder / mode).mkdir(parents=True)
+        run.write(folder / mode / "decode.trace.json")
+    stages = [
+        {"mode": m, "profiler": "torch", "files": [{"path": f"{m}/decode.trace.json"}]} for m in ("eager", "graph")
+    ]
+    (folder / "manifest.json").write_text(json.dumps({"kind": "run", "stages": stages}))
+    return folder
+
+
+def test_a_lost_graph_in_a_pair_is_not_taken_for_the_eager_run(lint: Any) -> None:
+    graph = Decode(graph=True)
+    assert lint(pair(Path("base"), graph), "--update-baseline").code == 0
+    assert lint(pair(Path("same"), graph)).code == 0
+    ran = lint(pair(Path("lost"), Decode()))
+    assert ran.code == 1
+    assert "graph/decode.trace.json: TQL101 launch-gap warning [worse: " in ran.out
+
+
+def test_names_from_an_eager_run(lint: Any) -> None:
+    names = {"gemm_qkv": 30.0, "attention_kernel": 12.0, "rms_norm": 4.0}
+    Decode(layer=names).write(Path("eager.json"))
+    Decode(layer=names, graph=True).write(Path("graph.json"))
+    ran = lint("graph.json", "--eager", "eager.json", "--fail-on", "error")
+    assert ran.code == 0
+    assert "52 of 52 replayed-step kernels (100 % of their time) named by eager.json" in ran.err
+    assert lint("graph.json", "--eager", "eager.json", "--update-baseline").code == 0
+    refused = lint("graph.json")
+    assert refused.code == 2
+    assert "eager run to name the replays by (--eager) not given (was given)" in refused.err
+    lost = lint("eager.json", "--eager", "eager.json")
+    assert lost.code == 1, "without its graph the run is judged as it is, not refused"
+    assert "replays no CUDA graph" in lost.err
+
+
+@pytest.mark.parametrize("what", ["GPU", "batch size", "world size (TP)", "profiler"])
+def test_another_context_is_refused_by_name(lint: Any, eager: Path, what: str) -> None:
+    changes: dict[str, dict[str, Any]] = {
+        "GPU": {"gpu": "NVIDIA H100 80GB HBM3"}, "batch size": {"batch_size": 16}, "world size (TP)": {"world_size": 2},
+    }  # fmt: skip
+    assert lint(eager, "--update-baseline").code == 0
+    other = samples.path("nsys-h200-mini-decode-piecewise-node")
+    if what != "profiler":
+        other = Decode(**changes[what]).write(Path("other.json"))
+    ran = lint(other)
+    assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1)
+    assert f"{what} " in ran.err
+    assert "(was " in ran.err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,18 @@ def test_sarif_is_valid(result: LintResult) -> None:
             assert run["artifacts"][place["index"]]["location"]["uri"] == place["uri"]
 
 
+@pytest.mark.skipif(
+    "TRACEQL_SARIF_SCHEMA" not in os.environ,
+    reason="set TRACEQL_SARIF_SCHEMA to OASIS's schema (in the npm package @microsoft/jest-sarif: lib/schemas)",
+)
+def test_sarif_is_valid_by_the_official_schema(result: LintResult) -> None:
+    schema = json.loads(Path(os.environ["TRACEQL_SARIF_SCHEMA"]).read_text())
+    checker = jsonschema.validators.validator_for(schema)(schema, format_checker=jsonschema.FormatChecker())
+    for each in (result, calm(result)):
+        found = checker.iter_errors(json.loads(LINT_RENDERERS["sarif"](each)))
+        assert [f"{list(error.absolute_path)}: {error.message}" for error in found] == []
+
+
 def test_sarif_says_what_lint_says(result: LintResult) -> None:
     (run,) = json.loads(LINT_RENDERERS["sarif"](result))["runs"]
     said = [(r["ruleId"], r["level"], r.get("baselineState"), "suppressions" in r) for r in run["results"]]
@@ -166,6 +179,17 @@ def test_junit_has_the_elements_that_readers_know(result: LintResult) -> None:
             assert int(element.attrib["failures"]) == sum(c.find("failure") is not None for c in cases)
             assert int(element.attrib["errors"]) == sum(c.find("error") is not None for c in cases)
             assert float(element.attrib["time"]) == pytest.approx(sum(float(c.attrib["time"]) for c in cases))
+
+
+def test_another_reader_counts_what_junit_states(result: LintResult, tmp_path: Path) -> None:
+    junitparser = pytest.importorskip("junitparser")
+    for each in (result, calm(result)):
+        (tmp_path / "x.xml").write_text(LINT_RENDERERS["junit"](each))
+        read = junitparser.JUnitXml.fromfile(str(tmp_path / "x.xml"))
+        stated = (read.tests, read.failures, read.errors)
+        read.update_statistics()
+        assert (read.tests, read.failures, read.errors) == stated
+        assert stated[1] == len({j.finding.code for j in each.failing}) + len(each.exceeded)
 
 
 def test_junit_says_what_lint_says(result: LintResult) -> None:

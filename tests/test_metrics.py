@@ -47,7 +47,7 @@ def test_equal_to_the_plain_count(path: Path) -> None:
 def test_gaps_equal_to_the_plain_count(path: Path) -> None:
     trace, expected = traces.opened(path), plain(path)
     long = trace.table("gaps").filter(pl.col("dur_ns") > plain_count.GAP_NS)
-    for device, (count, total) in expected["gaps_gt_5us"].items():
+    for device, (count, total) in expected["idle_gaps_gt_5us"].items():
         of_device = long.filter(pl.col("device") == device)
         assert [of_device.height, of_device["dur_ns"].sum()] == [count, total]
 

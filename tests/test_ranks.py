@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
 import polars as pl
 import pytest
 import ranks_built
 import traces
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
 import traceql as tq
-from traceql import registry
+from traceql import registry, samples
 from traceql.engine import Selection
 from traceql.opening import TraceSet
 from traceql.ranks.digest import digests
@@ -106,6 +112,96 @@ def test_captures_of_other_runs_are_other_jobs() -> None:
     ranks = [*ranks_built.job(4, seed=1), *ranks_built.job(4, seed=2)]
     made = [digest for index, trace in enumerate(ranks) for digest in digests(trace, index)]
     assert [len(job.ranks) for job in jobs(made)] == [4, 4]
+
+
+def without(trace: tq.Trace, lost: set[int]) -> tuple[tq.Trace, dict[int, int]]:
+    """``trace`` without the collectives at ``lost`` places of its order; place → duration, ns, of those that stay."""
+    calls = trace.loaded["kernels"].filter(pl.col("name").str.contains("nccl")).sort("start_ns")
+    gone = [row for place, row in enumerate(calls.select("kernel_id", "start_ns").rows()) if place in lost]
+    kernels = trace.loaded["kernels"].filter(~pl.col("kernel_id").is_in([kernel for kernel, _ in gone]))
+    stated = trace.loaded["collective_calls"].filter(~pl.col("start_ns").is_in([start for _, start in gone]))
+    left = {place: dur for place, dur in enumerate(calls["dur_ns"]) if place not in lost}
+    return replace(trace, loaded={**trace.loaded, "kernels": kernels, "collective_calls": stated}, _memo={}), left
+
+
+def test_records_lost_side_by_side() -> None:
+    """One rank lost the 40th collective, the other the 41st: the 40th of the one is not the 41st of the other."""
+    ranks = [without(trace, {40 + rank})[0] for rank, trace in enumerate(ranks_built.job(2, steps=12))]
+    _, found = matched(*ranks)
+    assert found.rows["match_id"].n_unique() == 12 * 8 - 2
+    assert found.unmatched == 2
+
+
+@settings(
+    max_examples=15,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=[HealthCheck.too_slow],
+)
+@given(st.data())
+def test_waits_equal_a_plain_count_whatever_was_lost(data: st.DataObject) -> None:
+    """Ranks that start late, lose records in between, stop early, with wrong and drifting clocks or none at all."""
+    ranks, steps = data.draw(st.integers(2, 5)), 12
+    missed = data.draw(st.lists(st.integers(0, 20), min_size=ranks, max_size=ranks))
+    slower = data.draw(st.lists(st.floats(0, 40), min_size=ranks, max_size=ranks))
+    built = ranks_built.job(
+        ranks, steps=steps, missed=missed.__getitem__, slower_us=slower.__getitem__, seed=data.draw(st.integers(0, 99)),
+        clock_error_us=data.draw(st.sampled_from([0.0, 300.0, 50_000.0])), drift_ppm=data.draw(st.sampled_from([0, 80])),
+        clocks=data.draw(st.booleans()),
+    )  # fmt: skip
+    traces_left, durations = [], []
+    for rank, whole in enumerate(built):
+        there = steps * ranks_built.LAYERS - missed[rank]
+        lost = data.draw(st.sets(st.integers(10, there - 10), max_size=2))
+        lost |= set(range(there - data.draw(st.integers(0, 6)), there))  # the capture stopped earlier
+        trace, left = without(whole, lost)
+        traces_left.append(trace)
+        durations.append({place + missed[rank]: dur for place, dur in left.items()})
+    _, found = matched(*traces_left)
+    common = set.intersection(*map(set, durations))
+    assert found.rows["match_id"].n_unique() == len(common)
+    assert found.unmatched == sum(map(len, durations)) - ranks * len(common)
+    for rank, own in enumerate(durations):
+        waits = sum(own[place] - min(other[place] for other in durations) for place in common)
+        mine = found.rows.filter(pl.col("rank") == rank)
+        assert mine["waiting_ns"].sum() == pytest.approx(waits, abs=2 * len(common))  # sub-ns starts round
+    assert found.end_skew_ns < 1_500
+
+
+def test_a_capture_given_twice_counts_once() -> None:
+    ranks = ranks_built.job(4, slower_us=lambda rank: 30.0 if rank == 2 else 0.0)
+    again = replace(ranks[1], path=Path("copy-of-rank1.json"), _memo={})
+    (finding,) = tq.analyze(TraceSet((*ranks, again)), selection=only("TQL503")).found
+    assert finding.subject == "rank 2"
+    assert finding.evidence["captures_given_twice"] == "copy-of-rank1.json"
+
+
+def test_ranks_that_are_not_there_are_counted() -> None:
+    """Traces of ranks 1 and 3 of four: what they say of each other stands, and that two are missing."""
+    ranks = ranks_built.job(4, slower_us=lambda rank: 30.0 if rank == 3 else 0.0)
+    world = pl.DataFrame({"rank": [None], "key": ["distributed.world_size"], "value": ["4"]})
+    two = []
+    for trace in (ranks[1], ranks[3]):
+        metadata = pl.concat([trace.loaded["metadata"], world.cast(dict(trace.loaded["metadata"].schema))])
+        two.append(replace(trace, loaded={**trace.loaded, "metadata": metadata}, _memo={}))
+    (finding,) = tq.analyze(TraceSet(tuple(two)), selection=only("TQL503")).found
+    assert finding.subject == "rank 3"
+    assert finding.evidence["ranks_without_a_trace"] == 2
+
+
+def test_captures_of_different_length_are_matched() -> None:
+    long, short = ranks_built.job(2, steps=30), ranks_built.job(2, steps=4)
+    _, found = matched(long[0], short[1])  # built from one seed: the same steps, of which one capture holds four
+    assert found.rows["match_id"].n_unique() == 4 * 8
+
+
+def test_one_broken_file_does_not_keep_the_others_from_matching(tmp_path: Path) -> None:
+    for rank in (0, 1):
+        source = samples.path(f"sglang-h200-tp2-decode-graph-rank{rank}")
+        shutil.copyfile(source, tmp_path / source.name)
+    (tmp_path / "rank2.trace.json").write_text("not a trace")
+    pair = tq.open(tmp_path)
+    assert pair.sql("select count(*) n from collective_matches")["n"][0] == 396
 
 
 @pytest.mark.parametrize(

@@ -1,26 +1,22 @@
 """Every rule against its YAML cases: tests/cases/<CODE>/*.yml, each a small trace and what the rule must say of it.
 
-``traces`` in place of ``trace`` holds the ranks of a job; ``files`` are written beside the trace: a manifest, a log.
+``traces`` in place of ``trace`` holds the ranks of a job or several runs, each in its place of ``folders``; ``files`` are
+written beside the traces: a manifest, a log. ``rows`` are those of a table in the evidence, all of them, each with the columns
+to look at.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 import yaml
+from cases import CASES, FILES, outcomes
 
 from traceql import engine, registry
-from traceql.opening import TraceSet
-from traceql.reporting import analyze
 from traceql.suppressions import Suppression
-from traceql.testing import trace_from
-
-CASES = Path(__file__).parent / "cases"
-FILES = sorted(CASES.glob("*/*.yml"))
 
 
 def _close(actual: Any, expected: Any) -> bool:
@@ -29,23 +25,13 @@ def _close(actual: Any, expected: Any) -> bool:
     return bool(actual == expected)
 
 
-def _outcomes(case: dict[str, Any], folder: Path, selection: engine.Selection) -> list[list[engine.Outcome]]:
-    """Of each trace; a rule over all of them has its one outcome with the first."""
-    for name, text in case.get("files", {}).items():
-        (folder / name).write_text(text)
-    specs = case.get("traces") or [case["trace"]]
-    traces = [dataclasses.replace(trace_from(spec), path=folder / "built.json") for spec in specs]
-    outcomes = analyze(TraceSet(tuple(traces)), selection=selection).outcomes
-    return [list(of_trace) for of_trace in outcomes if of_trace]
-
-
 @pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_case(path: Path, tmp_path: Path) -> None:
     case = yaml.safe_load(path.read_text())
     rule = registry.rules()[path.parent.name]
     suppress = msgspec.convert(case.get("suppress", []), list[Suppression])
     selection = engine.Selection([rule], options={rule.code: case.get("options", {})}, suppressions=suppress)
-    ((outcome,),) = _outcomes(case, tmp_path, selection)
+    ((outcome,),) = outcomes(case, tmp_path, selection)
     assert outcome.traceback is None, outcome.traceback
     assert outcome.outcome == case["outcome"], (outcome.reason, [f.message for f in outcome.findings])
     assert case.get("reason", "") in (outcome.reason or "")
@@ -62,6 +48,10 @@ def test_case(path: Path, tmp_path: Path) -> None:
             assert _close(finding.estimated_savings_us_per_step, wanted["savings_us_per_step"])
         for key, value in wanted.get("evidence", {}).items():
             assert _close(finding.evidence[key], value), (key, finding.evidence[key], value)
+        for table, rows in wanted.get("rows", {}).items():
+            for row, cells in zip(finding.evidence[table], rows, strict=True):
+                for column, value in cells.items():
+                    assert _close(row[column], value), (table, column, row[column], value)
 
 
 @pytest.mark.parametrize("code", registry.rules())

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from traceql.comparison.statistics import holm, judge, mann_whitney, shift_pct, smallest_p
+from traceql.comparison.statistics import holm, judge, least_p, mann_whitney, shift_pct
 
 
 def brute(base: list[float], head: list[float]) -> float:
@@ -54,11 +54,64 @@ def test_known_values() -> None:
     assert mann_whitney(many[:30], many[30:]) == pytest.approx(2 / comb(60, 30), rel=1e-9)
 
 
-def test_smallest_p() -> None:
-    assert smallest_p(3, 3) == pytest.approx(0.10)
-    assert smallest_p(5, 5) == pytest.approx(0.0079, abs=1e-4)
-    assert smallest_p(1, 1) == 1.0
-    assert smallest_p(0, 5) == 1.0
+def test_least_p() -> None:
+    low, high = [1.0, 2, 3, 4, 5], [6.0, 7, 8, 9, 10]
+    assert least_p(low[:3], high[:3]) == pytest.approx(0.10)
+    assert least_p(low, high) == pytest.approx(0.0079, abs=1e-4)
+    assert least_p([1.0], [2.0]) == 1.0
+    assert least_p([], low) == 1.0
+    assert least_p(low[:2], high) == pytest.approx(2 / comb(7, 2)), "unequal numbers of runs"
+
+
+@given(base=sides, head=sides)
+@settings(max_examples=40, deadline=None)
+def test_least_p_is_what_some_deal_of_the_same_values_gives(base: list[float], head: list[float]) -> None:
+    pooled = base + head
+    least = 1.0
+    for chosen in combinations(range(len(pooled)), len(base)):
+        rest = [value for i, value in enumerate(pooled) if i not in chosen]
+        least = min(least, mann_whitney([pooled[i] for i in chosen], rest))
+    assert least_p(base, head) == pytest.approx(least, abs=1e-12)
+
+
+def test_ties_may_leave_nothing_to_tell() -> None:
+    """A clock of 0.1 ms: five runs a side, but the values can be dealt in few ways that differ."""
+    assert outcomes([7.2] * 5, [7.2] * 4 + [7.3]) == "inconclusive"
+    assert outcomes([7.2] * 5, [7.2] * 5) == "no difference"
+    assert outcomes([7.2] * 5, [7.6] * 5) == "slower"
+
+
+def test_unequal_numbers_of_runs() -> None:
+    assert outcomes(BASE[:3], [v * 1.05 for v in BASE]) == "slower", "3 against 5: p = 2/56"
+    assert outcomes(BASE[:2], [v * 1.05 for v in BASE]) == "inconclusive", "2 against 5: p = 2/21"
+    assert outcomes(BASE, [BASE[0] * 1.05] * 3 + [BASE[1] * 1.05]) == "slower"
+
+
+def test_what_no_difference_does_not_rule_out_is_told() -> None:
+    noisy = [7.0, 7.4, 7.8, 7.1, 7.5]
+    (judged,) = judge({"step": (noisy, [v * 1.02 for v in noisy])})
+    assert judged.outcome == "no difference"
+    assert judged.missed_pct is not None
+    assert judged.missed_pct > 3
+    (quiet,) = judge({"step": (BASE, list(reversed(BASE)))})
+    assert quiet.missed_pct is None
+
+
+@pytest.mark.parametrize(("order", "bound"), [("in turn", 0.05), ("one after the other", 1.0)])
+def test_runs_that_resemble_their_neighbours(order: str, bound: float) -> None:
+    """A machine that drifts: each run keeps half of the last one's deviation. Recorded in turn, the stated rate holds."""
+    random.seed(5)
+    alarms, rounds = 0, 2000
+    for _ in range(rounds):
+        drift, runs = 0.0, []
+        for _ in range(10):
+            drift = 0.5 * drift + random.gauss(0, 0.02)
+            runs.append(7.2 * (1 + drift))
+        sides = (runs[::2], runs[1::2]) if order == "in turn" else (runs[:5], runs[5:])
+        alarms += outcomes(*sides) in ("slower", "faster")
+    assert alarms / rounds <= bound
+    if order != "in turn":
+        assert alarms / rounds > 0.05, "why the documentation asks for turns"
 
 
 def test_holm() -> None:

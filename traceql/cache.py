@@ -190,14 +190,19 @@ def _user_folder() -> Path:
 
 
 def user_folder() -> Path:
-    """Where the system wants traceql to keep what can be made again."""
+    """Where the system wants traceql to keep what can be made again; nowhere that exists for a user without a home."""
+    try:
+        return _user_base() / "traceql"
+    except RuntimeError:  # no home
+        return Path(os.devnull) / "traceql"
+
+
+def _user_base() -> Path:
     if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "traceql"
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
 def _folders() -> Iterator[Path]:

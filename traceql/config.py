@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from traceql import config_file, kernel_names, registry
+from traceql import config_file, hardware, kernel_names, registry
 from traceql.config_file import BaselineSettings, ConfigFile, nearest
 from traceql.engine import Selection
 from traceql.errors import UsageError
@@ -50,6 +50,7 @@ class Configuration:
             kernel_names.extend(self.kernel_patterns)
         if self.hardware is None:
             return tuple(traces)
+        hardware.gpus(self.hardware)  # complains about a wrong file now, not when a rule first asks for a peak
         return tuple(dataclasses.replace(trace, hardware=self.hardware, _memo={}) for trace in traces)
 
 
@@ -71,6 +72,8 @@ def load(
     file = config_file.read(found) if found else None
     settings = file.settings if file else config_file.Settings()
     rules, named = _chosen(file, _parts(select), _parts(ignore))
+    if not rules and not settings.budgets:
+        raise UsageError(f"{found or 'command line'}: select and ignore leave no rule to run, and there is no budget")
     severities, from_file = _rule_tables(file)
     return Configuration(
         Selection(rules, _merged(from_file, _given(options)), severities, _suppressions(file)),
@@ -122,23 +125,48 @@ def _rule_tables(file: ConfigFile | None) -> tuple[dict[str, Severity], _Options
     """Severities and options of ``[rules.CODE]`` by code."""
     severities: dict[str, Severity] = {}
     options: _Options = {}
+    seen: dict[str, str] = {}
     for name, table in (file.settings.rules if file else {}).items():
         assert file is not None
         (rule, *others) = _resolved(name, file, f"rules.{name}")
         if others:
             raise file.error(f"rules.{name}", "is a family; name one rule")
-        known = {"severity", *(f.name.replace("_", "-") for f in dataclasses.fields(rule.Options))}
+        if rule.code in seen:
+            raise file.error(f"rules.{name}", f"given twice, as {seen[rule.code]} and as {name}")
+        seen[rule.code] = name
+        if not isinstance(table, dict):
+            raise file.error(f"rules.{name}", f"expected a table of options, such as min-share-pct = 5, got {table!r}")
         for key, value in table.items():
-            dashed = key.replace("_", "-")
-            if dashed not in known:
-                raise file.error(f"rules.{name}.{key}", f"no such option; {nearest(dashed, known)}")
-            if dashed == "severity":
-                severities[rule.code] = _severity(file, f"rules.{name}.{key}", value)
-            elif isinstance(value, str):
-                raise file.error(f"rules.{name}.{key}", f"expected a number, got {value!r}")
-            else:
-                options.setdefault(rule.code, {})[dashed.replace("-", "_")] = value
+            _take(file, rule, name, key, value, severities, options)
     return severities, options
+
+
+def _take(
+    file: ConfigFile,
+    rule: type[Rule],
+    name: str,
+    key: str,
+    value: object,
+    severities: dict[str, Severity],
+    options: _Options,
+) -> None:
+    """Put one key of ``[rules.name]`` where it belongs."""
+    where, dashed = f"rules.{name}.{key}", key.replace("_", "-")
+    known = {"severity", *(f.name.replace("_", "-") for f in dataclasses.fields(rule.Options))}
+    if dashed not in known:
+        raise file.error(where, f"no such option; {nearest(dashed, known)}")
+    if dashed == "severity":
+        severities[rule.code] = _severity(file, where, value)
+        return
+    own = options.setdefault(rule.code, {})
+    option = dashed.replace("-", "_")
+    if option in own:
+        raise file.error(where, "given twice, with a dash and with an underscore")
+    own[option] = value
+    try:
+        rule.options_from({option: value})
+    except UsageError as error:
+        raise file.error(where, str(error).partition(" ")[2]) from error
 
 
 def _severity(file: ConfigFile, key: str, value: object) -> Severity:

@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 
@@ -30,8 +30,8 @@ class BaselineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     """``[baseline]``: where it lies and by how much a finding may grow: beyond both tolerances it is worse."""
 
     file: str | None = None
-    tolerance_pct: float = 10.0
-    tolerance_us_per_step: float = 5.0
+    tolerance_pct: Annotated[float, msgspec.Meta(ge=0)] = 10.0
+    tolerance_us_per_step: Annotated[float, msgspec.Meta(ge=0)] = 5.0
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
@@ -44,7 +44,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
     hardware: str | None = None
     kernel_patterns: str | None = None
     baseline: BaselineSettings = BaselineSettings()
-    rules: Mapping[str, dict[str, float | str]] = {}
+    rules: Mapping[str, Any] = {}
     budgets: tuple[Budget, ...] = ()
     suppress: tuple[Suppression, ...] = ()
 
@@ -111,7 +111,7 @@ def _toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{path}: not valid TOML ({error})") from error
 
 
@@ -164,6 +164,23 @@ def _worded(error: str, prefix: str) -> str:
     message, _, place = error.partition(" - at `")
     key = prefix + place.removesuffix("`").removeprefix("$").removeprefix(".")
     text = re.sub(r"`([^`]*)`", r"\1", message)
-    for theirs, ours in (("Object missing required field ", "lacks the key "), (" | null", ""), ("array", "list")):
-        text = text.replace(theirs, ours)
-    return f"{key.rstrip('.') or 'file'}: {text[:1].lower()}{text[1:]}"
+    for theirs, ours in _WORDS:
+        text = re.sub(theirs, ours, text)
+    hint = f"; write it as [[{key}]]" if key.removeprefix(f"{_TABLE}.") in _REPEATED and "got table" in text else ""
+    return f"{key.rstrip('.') or 'file'}: {text[:1].lower()}{text[1:]}{hint}"
+
+
+_REPEATED = ("suppress", "budgets")
+"""Keys that are arrays of tables."""
+
+_WORDS = (
+    ("Object missing required field ", "lacks the key "),
+    (r" \| null", ""),
+    (r"\bobject\b", "table"),
+    (r"\bstr\b", "string"),
+    (r"\bfloat\b", "number"),
+    (r"\bint\b", "integer"),
+    (r"\bbool\b", "boolean"),
+    (r"string of length >= 1", "a text"),
+)
+"""What msgspec says → the words of TOML."""

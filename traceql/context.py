@@ -8,6 +8,7 @@ import msgspec
 import polars as pl
 
 from traceql.derived import memoised
+from traceql.run_manifest import MODE
 from traceql.trace import Trace
 
 
@@ -30,6 +31,10 @@ class Context(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """How graph replays were recorded; null without any."""
     python_stacks: bool
     shapes: bool
+    mode: str | None = None
+    """What a run directory says it recorded: eager, graph or piecewise; null for a trace alone."""
+    eager_names: bool | None = None
+    """Whether an eager run names the kernels of the replays; null without replays."""
 
     def differences(self, base: Context) -> list[str]:
         """What differs from ``base``, one phrase each: ``GPU NVIDIA H100 (was NVIDIA H200)``.
@@ -40,22 +45,30 @@ class Context(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         found = []
         for name, label in _LABELS.items():
             own, other = getattr(self, name), getattr(base, name)
-            if own == other or (name == "replays" and None in (own, other)):
+            if own == other or (name in _MAY_LACK and None in (own, other)):
                 continue
-            found.append(f"{label} {_shown(own)} (was {_shown(other)})")
+            words = _GIVEN if name == "eager_names" else _RECORDED
+            found.append(f"{label} {_shown(own, words)} (was {_shown(other, words)})")
         return found
 
 
 _LABELS = {
     "gpu": "GPU", "devices": "device count", "world_size": "world size (TP)", "step_kind": "kind of step",
     "batch_size": "batch size", "profiler": "profiler", "replays": "recording of graph replays",
-    "python_stacks": "Python stacks", "shapes": "operator shapes",
+    "python_stacks": "Python stacks", "shapes": "operator shapes", "mode": "mode of the run",
+    "eager_names": "eager run to name the replays by (--eager)",
 }  # fmt: skip
 
+_MAY_LACK = ("replays", "mode", "eager_names")
+"""What a capture may lack and still compare."""
 
-def _shown(value: object) -> str:
+
+_RECORDED, _GIVEN = ("not recorded", "recorded"), ("not given", "given")
+
+
+def _shown(value: object, words: tuple[str, str]) -> str:
     if isinstance(value, bool):
-        return "recorded" if value else "not recorded"
+        return words[value]
     return "unknown" if value is None else str(value)
 
 
@@ -78,7 +91,15 @@ def context(trace: Trace) -> Context:
         replays=has.graph_replays,
         python_stacks=has.python_stacks,
         shapes=has.shapes,
+        mode=_stated(trace, MODE),
+        eager_names=trace.eager is not None if has.graph_replays else None,
     )
+
+
+def _stated(trace: Trace, key: str) -> str | None:
+    """The metadata value of ``key``."""
+    found = trace.loaded["metadata"].filter(pl.col("key") == key)["value"]
+    return str(found[0]) if len(found) else None
 
 
 def _main_steps(trace: Trace) -> tuple[str | None, int | None]:
@@ -97,8 +118,8 @@ def _main_steps(trace: Trace) -> tuple[str | None, int | None]:
 
 
 def _world_size(trace: Trace) -> int | None:
-    stated = trace.loaded["metadata"].filter(pl.col("key") == "distributed.world_size")["value"]
-    if len(stated) and str(stated[0]).isdigit():
-        return int(stated[0])
+    stated = _stated(trace, "distributed.world_size")
+    if stated is not None and stated.isdigit():
+        return int(stated)
     largest = trace.table("collectives")["world_size"].max()
     return int(largest) if isinstance(largest, int) else None

@@ -59,11 +59,13 @@ def run(trace: Trace, selection: Selection | None = None, index: int = 0) -> lis
 
 
 def _alone(rule: type[Rule], trace: Trace, selection: Selection, index: int) -> Outcome:
+    from traceql.savings import priced
+
     return _outcome(
         rule,
         selection,
         missing(trace, rule.needs),
-        lambda options: rule().check(trace, options),
+        lambda options: (priced(finding, trace) for finding in rule().check(trace, options)),
         lambda finding: _placed(finding, index, trace),
     )
 

@@ -6,7 +6,10 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from traceql.fix import Fix
 
 
 class Severity(IntEnum):
@@ -41,12 +44,13 @@ class Finding:
         step_id: step of the worst instance.
         subject: what it is about: the kernel, op, graph or call; None for the whole trace.
         evidence: figures, units in the key names; values are numbers, texts, or lists of flat rows (tables).
-        estimated_savings_us_per_step: time a step would save if this alone were fixed; None when not modelled.
+        estimated_savings_us_per_step: time a step would save if this alone were fixed; None when that is not known.
         advice: what to do, most useful first.
         fingerprint: identifies the problem across runs: no times and no counts in it.
         trace: index of the trace in the report it belongs to.
         certainty: whether the figures are counted (exact) or rest on a model (said in the message or advice).
         source_time_s: start on the source viewer's own timeline, seconds.
+        fix: what fixing it would take out of the steps, for the engine to time them again; None when not modelled.
     """
 
     code: str
@@ -64,6 +68,7 @@ class Finding:
     trace: int = 0
     certainty: Certainty = "exact"
     source_time_s: float | None = None
+    fix: Fix | None = field(default=None, compare=False, repr=False)
 
     def _repr_html_(self) -> str:
         from traceql.notebook import finding_html

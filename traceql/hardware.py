@@ -29,7 +29,7 @@ _BANDWIDTH_TOLERANCE = 0.03
 _PART_OF_DEVICE = 0.9
 """A device with fewer of the row's SMs than this is a slice of it (MIG, an MI300X partition)."""
 
-_Positive = Annotated[float, msgspec.Meta(gt=0)]
+_Positive = Annotated[float, msgspec.Meta(gt=0, lt=1e9)]
 
 
 class _Tflops(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -52,6 +52,7 @@ class _Row(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_default
     sm_count: Annotated[int, msgspec.Meta(gt=0)] | None = None
     memory_gb: _Positive | None = None
     bandwidth_tb_per_s: _Positive | None = None
+    l2_mb: _Positive | None = None
     nvlink_gb_per_s: _Positive | None = None
     pcie_gb_per_s: _Positive | None = None
     tflops: _Tflops = _Tflops()
@@ -68,7 +69,7 @@ class Gpu:
     """Peaks of one GPU variant; None where the source does not say.
 
     ``memory_bytes`` is the capacity as sold, ``peak_flops`` maps ``dtypes.PEAK_TYPES`` to dense operations/s,
-    ``nvlink_bytes_per_s`` counts both directions of all links, ``pcie_bytes_per_s`` one direction.
+    ``l2_bytes`` is the last cache before DRAM, ``nvlink_bytes_per_s`` counts both directions of all links, ``pcie_bytes_per_s`` one direction.
     ``measured`` tells peaks of a benchmark from those of a datasheet.
     """
 
@@ -78,6 +79,7 @@ class Gpu:
     peak_flops: Mapping[str, float] = field(hash=False)
     sm_count: int | None = None
     compute_capability: str | None = None
+    l2_bytes: int | None = None
     nvlink_bytes_per_s: float | None = None
     pcie_bytes_per_s: float | None = None
     source: str = ""
@@ -195,7 +197,7 @@ def override(
 def markdown_table() -> str:
     """The packaged table as docs/hardware.md shows it, ending with a newline."""
     links = ["fabric GB/s", "PCIe GB/s"]
-    head = ["GPU", "GB", "TB/s", *(f"{kind} TFLOP/s" for kind in PEAK_TYPES), "SMs", *links, "ridge FLOP/B"]
+    head = ["GPU", "GB", "TB/s", *(f"{kind} TFLOP/s" for kind in PEAK_TYPES), "SMs", "L2 MB", *links, "ridge FLOP/B"]
     lines = [" | ".join(head), " | ".join(["---"] * len(head))]
     for gpu in gpus():
         ridge = gpu.ridge("bf16") or gpu.ridge("fp16")
@@ -205,6 +207,7 @@ def markdown_table() -> str:
             _number(gpu.bandwidth_bytes_per_s, 1e12),
             *(_number(gpu.peak_flops.get(kind), 1e12) for kind in PEAK_TYPES),
             _number(gpu.sm_count, 1),
+            _number(gpu.l2_bytes, 2**20),
             _number(gpu.nvlink_bytes_per_s, 1e9),
             _number(gpu.pcie_bytes_per_s, 1e9),
             "–" if ridge is None else f"{ridge:.1f}",
@@ -325,7 +328,7 @@ def _given(tflops: _Tflops) -> dict[str, float]:
 def _decoded(text: bytes, where: str) -> list[_Row]:
     try:
         return msgspec.toml.decode(text, type=_File).gpu
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         message = " ".join(str(error).split())
         advice = "see docs/hardware.md for its form"
         raise UsageError(f"{where}: not a hardware file ({message}); {advice}") from error
@@ -346,6 +349,7 @@ def _gpu(row: _Row, where: str) -> Gpu:
         peak_flops=MappingProxyType(peaks),
         sm_count=row.sm_count,
         compute_capability=row.compute_capability,
+        l2_bytes=None if row.l2_mb is None else round(row.l2_mb * 2**20),
         nvlink_bytes_per_s=None if row.nvlink_gb_per_s is None else row.nvlink_gb_per_s * 1e9,
         pcie_bytes_per_s=None if row.pcie_gb_per_s is None else row.pcie_gb_per_s * 1e9,
         source=row.source or where,

@@ -22,19 +22,27 @@ _FUNCTOR = re.compile(
 """What an ATen wrapper kernel computes: direct_copy_kernel_cuda, CUDAFunctor_add<, MulFunctor<, ArgMaxOps<."""
 
 
+_LONGEST = 1 << 16  # characters looked at; CUTLASS names reach some 10,000
+_DEEPEST = 4
+
+
 def short_name(name: str) -> str:
     """Last identifier of a demangled signature: no return type, namespace, template arguments or parameters.
 
     ``void flashinfer::Prefill<Traits>(Params)`` → ``Prefill``. ATen's generic kernels keep what they compute:
     ``elementwise_kernel[direct_copy]``. A name that is no signature stays as it is.
     """
+    return _short(name[:_LONGEST])
+
+
+def _short(name: str, depth: int = 0) -> str:
     if _MANGLED.match(name):
         return _mangled_identifier(name) or name
     plain = _ANONYMOUS.sub("", name)
     flat = _outside_brackets(plain).strip()
     last = flat.split(" ")[-1].split("::")[-1] if flat else name
-    if last in _GENERIC and "<" in plain:
-        return f"{last}[{short_name(plain.split('<', 1)[1].split('(')[0].split(',')[0].rstrip('> '))}]"
+    if last in _GENERIC and "<" in plain and depth < _DEEPEST:
+        return f"{last}[{_short(plain.split('<', 1)[1].split('(')[0].split(',')[0].rstrip('> '), depth + 1)}]"
     if "at::native" in name and (found := _FUNCTOR.search(plain)):
         return f"{last}[{next(group for group in found.groups() if group)}]"
     return last or name
@@ -85,8 +93,9 @@ def extend(path: Path) -> None:
         rows = _read(path.read_bytes())
         for _, pattern in rows:
             pl.Series([""]).str.contains(pattern)
-    except (OSError, msgspec.DecodeError, msgspec.ValidationError, pl.exceptions.PolarsError) as error:
-        raise UsageError(f"{path}: kernel patterns cannot be read ({str(error).splitlines()[0]})") from error
+    except (OSError, UnicodeDecodeError, RecursionError, msgspec.DecodeError, pl.exceptions.PolarsError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+        raise UsageError(f"{path}: kernel patterns cannot be read ({why})") from error
     _own[:0] = rows
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import polars as pl
 
 from traceql.derived import intervals
-from traceql.derived.gaps import opaque_windows
 from traceql.derived.gpu_ops import gpu_ops
 from traceql.derived.launches import launches
+from traceql.derived.opaque_replays import unrecorded_devices
+from traceql.derived.step_devices import step_devices
 from traceql.trace import Trace
 
 
@@ -45,16 +46,14 @@ def gpus(trace: Trace) -> dict[str, dict[str, Any]]:
             kernels=is_kernel.sum(),
             kernel_time_ns=pl.col("dur_ns").filter(is_kernel).sum(),
             span_ns=pl.col("end_ns").max() - pl.col("start_ns").min(),
-            last=pl.col("end_ns").max(),
         )
         .join(busy, on="device", how="left")
         .join(gpu_busy, on="device", how="left")
         .sort("device")
     )
-    opaque = opaque_windows(trace).group_by("device").agg(opens=pl.col("start_ns").min())
     result = {}
-    for row in rows.join(opaque, on="device", how="left", maintain_order="left").rows(named=True):
-        hidden = row["opens"] is not None and row["opens"] < row["last"]
+    for row in rows.rows(named=True):
+        hidden = row["device"] in unrecorded_devices(trace)
         span = row["span_ns"]
         known = not hidden and span > 0
         result[str(row["device"])] = {
@@ -67,6 +66,15 @@ def gpus(trace: Trace) -> dict[str, dict[str, Any]]:
             "reason": "graph replays left no device record" if hidden else None,
         }
     return result
+
+
+def unrecorded_reason(trace: Trace) -> str:
+    """Why busy and idle time of steps are null where they are."""
+    if gpu_ops(trace).is_empty():
+        return "no GPU work was recorded"
+    if gpu_ops(trace)["step_id"].null_count() == gpu_ops(trace).height:
+        return "no GPU work could be assigned to a step"
+    return "graph replays left no device record"
 
 
 def launch_counts(trace: Trace) -> dict[str, int]:
@@ -84,10 +92,29 @@ def launch_counts(trace: Trace) -> dict[str, int]:
 
 
 def steps(trace: Trace) -> list[dict[str, Any]]:
-    """One record a step, in order."""
+    """One record a step, in order, with the same figures for each device it ran on."""
     frame = trace.table("steps").select(
         "step_id", "name", "kind", "batch_size", "tokens", "start_ns", "period_ns",
         pl.col("dur_ns").alias("cpu_ns"), pl.col("gpu_dur_ns").alias("gpu_span_ns"), "gpu_busy_ns", "gpu_idle_ns",
-        "kernels", "launch_calls", "graph_launches", "graph_segments", "found_by",
+        "lead_in_ns", "kernels", "launch_calls", "graph_launches", "graph_segments", "found_by", "device",
     )  # fmt: skip
-    return list(frame.rows(named=True))
+    reason = unrecorded_reason(trace)
+    devices = _step_devices(trace)
+    return [
+        row | {"devices": devices.get(row["step_id"], {}), "reason": reason if row["gpu_busy_ns"] is None else None}
+        for row in frame.rows(named=True)
+    ]
+
+
+def _step_devices(trace: Trace) -> dict[int, dict[str, dict[str, Any]]]:
+    """step_id → device → its span, busy and idle time and kernels in that step; times null where the step's are."""
+    known = trace.table("steps").select("step_id", known=pl.col("gpu_busy_ns").is_not_null())
+    frame = step_devices(trace).join(known, on="step_id", maintain_order="left").with_columns(
+        pl.when("known").then(pl.col("gpu_busy_ns", "gpu_idle_ns")).name.keep()
+    )  # fmt: skip
+    found: dict[int, dict[str, dict[str, Any]]] = {}
+    columns = ["step_id", "device", "gpu_dur_ns", "gpu_busy_ns", "gpu_idle_ns", "kernels"]
+    for step_id, device, span, busy, idle, kernels in frame.select(columns).rows():
+        figures = {"gpu_span_ns": span, "gpu_busy_ns": busy, "gpu_idle_ns": idle, "kernels": kernels}
+        found.setdefault(step_id, {})[str(device)] = figures
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup
@@ -35,6 +36,21 @@ def trace_html(trace: Trace) -> str:
         facts=notes.provenance(trace, label)[1:],
         notes=notes.notes(trace),
         tables=[(name, units.count(height)) for name, height in rows.items()],
+    )
+
+
+def traces_html(traces: Sequence[Trace]) -> str:
+    """Several traces: what the slowest says, and a row for each."""
+    labels = file_labels([trace.path for trace in traces])
+    ranks = step_sections.are_ranks(traces)
+    slowest = headline.slowest(traces)
+    return _rendered(
+        "notebook_traces.html.j2",
+        count=len(traces),
+        ranks=ranks,
+        verdict=headline.verdict(traces[slowest]),
+        label=f"rank {traces[slowest].rank}" if ranks else labels[slowest],
+        table=step_sections.ranks(traces, labels),
     )
 
 

@@ -105,7 +105,9 @@ def trace_files(path: Path) -> list[Path]:
     """The trace files a path stands for: itself, or those in a directory (and one level down: a run's stages)."""
     if not path.is_dir() or registry.is_nsys_directory(path):
         return [path]
-    inside = [p for pattern in ("*", "*/*") for p in path.glob(pattern) if p.is_file() and registry.is_trace_name(p)]
+    files = [p for pattern in ("*", "*/*") for p in path.glob(pattern) if p.is_file()]
+    inside = [p for p in files if registry.is_trace_name(p)]
+    inside += _counter_pages(files, inside)
     if not inside:
         what = ", ".join(sorted(p.name for p in path.iterdir())[:4]) or "nothing"
         raise UnreadableTraceError(
@@ -114,6 +116,19 @@ def trace_files(path: Path) -> list[Path]:
     # an exported .sqlite beside its .nsys-rep is the same capture
     exported = {p.with_suffix("") for p in inside if p.suffix == ".sqlite"}
     return sorted(p for p in inside if not (p.suffix == ".nsys-rep" and p.with_suffix("") in exported))
+
+
+def _counter_pages(files: list[Path], inside: list[Path]) -> list[Path]:
+    """CSV pages of Nsight Compute among ``files``: one a report (the raw page before the details page), none of a report
+    that lies there itself."""
+    taken = {(p.parent, p.name.split(".")[0]) for p in inside if ".ncu-rep" in p.suffixes}
+    found: list[Path] = []
+    for page in sorted(files, key=lambda p: ("details" in p.name, str(p))):
+        report = (page.parent, page.name.split(".")[0])
+        if page.suffix == ".csv" and report not in taken and registry.is_counter_page(page):
+            taken.add(report)
+            found.append(page)
+    return found
 
 
 @dataclass(frozen=True)
@@ -152,6 +167,11 @@ class TraceSet:
         from traceql.query import run
 
         return run(self, query)
+
+    def _repr_html_(self) -> str:
+        from traceql.notebook import traces_html
+
+        return traces_html(self.traces)
 
     def __len__(self) -> int:
         return len(self.traces)

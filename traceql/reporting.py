@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -17,13 +19,22 @@ from traceql.opening import PathArgument, TraceSet, open_trace
 from traceql.suppressions import Suppressed
 from traceql.trace import Trace
 
+if TYPE_CHECKING:
+    from traceql.savings import Recoverable
+
 _ORDER = {"error": 0, "failed": 1, "passed": 2, "not_applicable": 3}
 
 
-class Results:
+class Results(ABC):
     """What rules said of traces: ``outcomes`` holds for each trace one outcome a rule."""
 
     outcomes: tuple[tuple[Outcome, ...], ...]
+
+    @property
+    @abstractmethod
+    def recoverable(self) -> tuple[Recoverable, ...]:
+        """What the steps would save with all findings fixed that were timed again: trace by trace, the step that stands
+        for the kind that takes most time first."""
 
     @property
     def found(self) -> list[Finding]:
@@ -72,17 +83,31 @@ class Report(Results):
         outcomes: for each trace, one outcome a rule; those of rules over all traces stand with the first.
         unreadable: one line for each file that could not be read.
         suppressed: findings that the configuration says not to report, in no outcome.
+        selection: the rules and options it was made with.
+        command: arguments of ``traceql analyze`` that make it again; empty when it was made from Python.
     """
 
     traces: tuple[Trace, ...]
     outcomes: tuple[tuple[Outcome, ...], ...]
     unreadable: tuple[str, ...] = ()
     suppressed: tuple[Suppressed, ...] = ()
+    selection: Selection = field(default_factory=Selection)
+    command: tuple[str, ...] = ()
 
     @property
     def metrics(self) -> dict[str, Any]:
         """The JSON contract's metrics; with several traces ``gpus`` keys are ``rank/device``."""
         return metrics.merged([(trace.rank, metrics.of(trace)) for trace in self.traces])
+
+    @cached_property
+    def recoverable(self) -> tuple[Recoverable, ...]:
+        from traceql.savings import recoverable
+
+        return tuple(
+            each
+            for index, trace in enumerate(self.traces)
+            for each in recoverable(trace, [f for f in self.found if f.trace == index], index)
+        )
 
     def render(self, format: str) -> str:
         """The report as ``html``, ``json``, ``text`` or ``markdown``; UsageError for another format."""
@@ -127,10 +152,15 @@ def analyze(
     *,
     selection: Selection | None = None,
     unreadable: tuple[str, ...] = (),
+    command: tuple[str, ...] = (),
 ) -> Report:
-    """Run the rules over a trace, a set of traces, or what a path stands for."""
+    """Run the rules over a trace, a set of traces, or what a path stands for.
+
+    ``unreadable`` and ``command`` are shown with the result: files that were no traces, arguments that repeat it.
+    """
     opened = trace if isinstance(trace, (Trace, TraceSet)) else open_trace(trace)
     traces = opened.traces if isinstance(opened, TraceSet) else (opened,)
     outcomes = engine.run_all(traces, selection)
-    kept, suppressed = suppressions.applied(outcomes, selection or Selection())
-    return Report(traces, kept, unreadable, suppressed)
+    chosen = selection or Selection()
+    kept, suppressed = suppressions.applied(outcomes, chosen)
+    return Report(traces, kept, unreadable, suppressed, chosen, command)

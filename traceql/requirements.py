@@ -19,12 +19,25 @@ _HOW_NSYS = {
     "gpu_rows": "nsys profile -t cuda",
     "host_calls": "nsys profile -t cuda",
     "launch_links": "nsys profile -t cuda",
-    "cpu_ops": "a PyTorch profiler trace has them; nsys does not",
-    "shapes": "a PyTorch profiler trace has them; nsys does not",
+    "cpu_ops": "capture with the PyTorch profiler; Nsight Systems does not record them",
+    "shapes": "capture with the PyTorch profiler; Nsight Systems does not record them",
     "python_stacks": "nsys profile --python-sampling=true, or a PyTorch profiler trace with with_stack=True",
     "annotations": "nsys profile -t cuda,nvtx (SGLang: --enable-layerwise-nvtx-marker)",
     "steps": "nsys profile -t cuda,nvtx with a range around each step, or capture at least three steps",
     "replay_nodes": "nsys profile --cuda-graph-trace=node",
+}
+_NAMES: dict[Need, str] = {
+    "gpu_rows": "GPU work",
+    "host_calls": "CUDA API calls",
+    "launch_links": "links from launch calls to GPU work",
+    "cpu_ops": "operators",
+    "shapes": "operator shapes",
+    "python_stacks": "Python stacks",
+    "annotations": "named ranges",
+    "steps": "steps",
+    "graph_replays": "CUDA graph replays",
+    "replay_nodes": "kernels of CUDA graph replays",
+    "ncu": "Nsight Compute counters",
 }
 _WHAT = {
     "gpu_rows": "no GPU work in the trace",
@@ -41,10 +54,20 @@ _WHAT = {
 }
 
 
+_NO_TIMELINE = "Nsight Compute reports have no timeline; give the report together with a capture that has one"
+
+
+def name_of(need: Need) -> str:
+    """What the need is called in messages."""
+    return _NAMES[need]
+
+
 def missing(trace: Trace, needs: tuple[Need, ...]) -> str | None:
     """Why a rule with these needs does not apply to ``trace``, with the remedy; None when it does."""
     for need in needs:
         if lacks(trace, need):
+            if trace.source == "ncu":
+                return _NO_TIMELINE
             how = (_HOW_TORCH if trace.source == "torch_profiler" else _HOW_NSYS).get(need)
             return f"{_WHAT[need]}; to record it: {how}" if how else _WHAT[need]
     return None

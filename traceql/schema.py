@@ -556,19 +556,30 @@ _TABLES = [
                 (
                     "gpu_busy_ns",
                     I,
-                    "its devices busy within that span, summed over them, ns; null when part of its work left no record",
+                    "its device busy between its first and last work there, ns; null when part of its work left no record",
                 ),
                 (
                     "gpu_idle_ns",
                     I,
-                    "gaps that belong to the step (the lead-in from the step before included), ns",
+                    "gaps of its device that belong to the step (the one before its first work included), ns",
+                ),
+                (
+                    "lead_in_ns",
+                    I,
+                    "idle from its start to its first GPU work where no gap covers it (the device's first step), ns",
+                ),
+                (
+                    "whole_ns",
+                    I,
+                    "what shares of the step refer to: its period, or busy plus idle where that is longer, ns",
                 ),
                 ("kernels", I, "kernels"),
                 ("gpu_ops", I, "kernels, copies and memsets"),
                 ("launch_calls", I, "kernel launch API calls"),
                 ("graph_launches", I, "graph launch calls"),
                 ("graph_segments", I, "graph launches with GPU rows"),
-                ("device", I, "device of its GPU work; null when it used several"),
+                ("device", I, "the device that stands for it, the busiest; step_devices has a row for each"),
+                ("devices", I, "devices it ran on"),
                 ("pid", I, "process of the mark"),
                 ("tid", I, "thread of the mark"),
                 (
@@ -621,6 +632,53 @@ _TABLES = [
                 _LAUNCH,
                 ("launch_kind", S, "kind of the launch call: kernel, graph, memcpy, memset"),
                 _STEP,
+            ]
+        ),
+        derived=True,
+    ),
+    Table(
+        "critical_path",
+        "what made each step's period, one after the other: its times add up to the period exactly",
+        _columns(
+            [
+                ("step_id", I, "steps.step_id"),
+                _RANK,
+                ("position", I, "place along the path, from 0"),
+                (
+                    "part",
+                    S,
+                    "host (a thread between its calls), launch (a launch call), latency (call returned, device idle), gpu, "
+                    "drain (between two operations of the device), sync (a wait beyond the work it waits for)",
+                ),
+                (
+                    "name",
+                    S,
+                    "the operation; of host, launch and sync the call made or on the way, null towards the end",
+                ),
+                _START,
+                _DUR,
+                ("launch_id", I, "launches.launch_id of that call or of the operation's launch"),
+                ("gpu_op_id", I, "gpu_ops.gpu_op_id"),
+            ]
+        ),
+        derived=True,
+    ),
+    Table(
+        "step_devices",
+        "what each step cost on each device it ran on",
+        _columns(
+            [
+                ("step_id", I, "steps.step_id"),
+                _RANK,
+                _DEVICE,
+                ("gpu_start_ns", I, "first GPU work of the step there"),
+                ("gpu_dur_ns", I, "first start to last end, ns"),
+                ("gpu_busy_ns", I, "the device busy within that span, whoever's work it was, ns"),
+                ("gpu_idle_ns", I, "gaps of the device that belong to the step, ns"),
+                ("lead_in_ns", I, "idle from the step's start to its first work there where no gap covers it, ns"),
+                ("kernels", I, "kernels"),
+                ("gpu_ops", I, "kernels, copies and memsets"),
+                ("stands_for_step", pl.Boolean, "whether the step's own busy and idle time are this device's"),
             ]
         ),
         derived=True,
@@ -864,7 +922,7 @@ _TABLES = [
                 ("achieved_tb_per_s", F, "bytes / dur, TB/s"),
                 ("pct_of_roof", F, "achieved over the lower of the two ceilings at this intensity, 0-100"),
                 ("bound", S, "compute, memory, latency or under; null when the device's peaks are unknown"),
-                ("source", S, "shapes, alignment or ncu"),
+                ("source", S, "shapes, alignment, lengths (of the sequences, from the run's manifest) or ncu"),
                 ("note", S, "which assumption breaks where a peak is exceeded; null where none is"),
             ]
         ),
@@ -893,6 +951,27 @@ _TABLES = [
                 ("gemms_known_pct", F, "matrix-product kernel time whose shapes are known, 0-100"),
                 ("source", S, "where the bytes come from: shapes, alignment; + ncu or given for keys and values"),
                 ("note", S, "what the floor leaves out, or which assumption broke"),
+            ]
+        ),
+        derived=True,
+    ),
+    Table(
+        "token_latencies",
+        "when requests get tokens: one row a decode step that follows another (itl), one a prefill step (ttft)",
+        _columns(
+            [
+                ("step_id", I, "the step that made the tokens: steps.step_id"),
+                _RANK,
+                (
+                    "kind",
+                    S,
+                    "itl: from the decode step before to this one, ends of GPU work; ttft: from the host's start of a prefill to the end of its GPU work, a lower bound without the time in the queue",
+                ),
+                ("batch_size", I, "requests in the step"),
+                ("tokens", I, "prompt tokens of the prefill; null for itl"),
+                ("prefills", I, "other steps between the two decode steps; null for ttft"),
+                ("start_ns", I, "from when it counts, ns from the trace's first event"),
+                ("latency_ns", I, "how long it took, ns"),
             ]
         ),
         derived=True,

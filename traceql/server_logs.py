@@ -11,12 +11,12 @@ _NAMES = re.compile(r"\.(?:log|prom)$|(?:log|metrics)\w*\.txt$", re.IGNORECASE)
 _MOST_BYTES = 64 << 20
 """Of a log larger than this the end is read: it holds the traffic, the beginning the start-up."""
 
-_SGLANG_PREFILL = re.compile(rb"Prefill batch.*?#new-token: (\d+), #cached-token: (\d+)")
+_SGLANG_PREFILL = re.compile(rb"Prefill batch.*?#new-token: (\d{1,15}), #cached-token: (\d{1,15})\b")
 _SGLANG_OFF = re.compile(rb"disable_radix_cache=True")
-_VLLM_RATE = re.compile(rb"[Pp]refix cache hit rate: (?:GPU: )?(\d+(?:\.\d+)?)%")
+_VLLM_RATE = re.compile(rb"[Pp]refix cache hit rate: (?:GPU: )?(\d{1,3}(?:\.\d+)?)%")
 _VLLM_OFF = re.compile(rb"enable_prefix_caching=False")
 _COUNTERS = re.compile(
-    rb"^(sglang:(?:cached|prompt)_tokens_total|vllm:(?:gpu_)?prefix_cache_(?:hits|queries)(?:_total)?)(?:\{[^}]*\})?\s+([\d.eE+]+)",
+    rb"^(sglang:(?:cached|prompt)_tokens_total|vllm:(?:gpu_)?prefix_cache_(?:hits|queries)(?:_total)?)(?:\{[^}]*\})?\s+(\d{1,15}(?:\.\d+)?(?:[eE]\+?\d{1,2})?)\b",
 )
 _WORTH_A_LOOK = re.compile(rb"cached-token|refix.cache|prefix_caching|radix_cache|_tokens_total")
 _HITS = (b"cached", b"hits")

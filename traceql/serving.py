@@ -54,9 +54,7 @@ class CutServer:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                owner._requests += 1
-                if self.path != owner.path:
-                    self.send_error(404)
+                if not self._known():
                     return
                 self.send_response(200)
                 self.send_header("Access-Control-Allow-Origin", PERFETTO)
@@ -66,6 +64,22 @@ class CutServer:
                 self.end_headers()
                 self.wfile.write(owner.content)
                 owner.served += 1
+
+            def do_OPTIONS(self) -> None:
+                """A browser that asks first whether a public page may fetch from this machine."""
+                if not self._known():
+                    return
+                self.send_response(204)
+                self.send_header("Access-Control-Allow-Origin", PERFETTO)
+                self.send_header("Access-Control-Allow-Private-Network", "true")
+                self.end_headers()
+
+            def _known(self) -> bool:
+                owner._requests += 1
+                if self.path == owner.path:
+                    return True
+                self.send_error(404)
+                return False
 
             def log_message(self, format: str, *args: Any) -> None:
                 """Requests are nobody's business."""

@@ -99,6 +99,7 @@ class TraceBuilder:
         block: Sequence[int] = (128, 1, 1),
         graph_id: int | None = None,
         collective: Mapping[str, Any] | None = None,
+        pid: int | None = 1,
     ) -> None:
         """A kernel on the GPU, launched by the call with ``correlation`` (None: launched outside the trace).
 
@@ -110,7 +111,7 @@ class TraceBuilder:
                 start_us=start_us,
                 dur_us=dur_us,
                 side="kernel",
-                pid=1,
+                pid=pid,
                 correlation_id=correlation,
                 **collective,
             )
@@ -119,7 +120,7 @@ class TraceBuilder:
             start_us=start_us,
             dur_us=dur_us,
             name=name,
-            pid=1,
+            pid=pid,
             correlation_id=correlation,
             device=device,
             stream=stream,
@@ -137,11 +138,12 @@ class TraceBuilder:
         call_dur_us: float = 4.0,
         call: str = "cudaLaunchKernel",
         tid: int = 1,
+        pid: int = 1,
         **kernel_arguments: Any,
     ) -> int:
         """A launch call and its kernel; returns the correlation id."""
-        correlation = self.call(call, call_us, call_dur_us, tid=tid)
-        self.kernel(kernel, gpu_us, gpu_dur_us, correlation=correlation, **kernel_arguments)
+        correlation = self.call(call, call_us, call_dur_us, tid=tid, pid=pid)
+        self.kernel(kernel, gpu_us, gpu_dur_us, correlation=correlation, pid=pid, **kernel_arguments)
         return correlation
 
     def graph(
@@ -151,13 +153,14 @@ class TraceBuilder:
         call_us: float,
         call_dur_us: float = 10.0,
         tid: int = 1,
+        pid: int = 1,
         device: int = 0,
         stream: int = 7,
     ) -> int:
         """A graph launch whose replay ran ``kernels`` (name, start_us, dur_us); none of them: it left no record."""
-        correlation = self.call("cudaGraphLaunch", call_us, call_dur_us, tid=tid)
+        correlation = self.call("cudaGraphLaunch", call_us, call_dur_us, tid=tid, pid=pid)
         for name, start_us, dur_us in kernels:
-            self.kernel(name, start_us, dur_us, correlation=correlation, device=device, stream=stream)
+            self.kernel(name, start_us, dur_us, correlation=correlation, device=device, stream=stream, pid=pid)
         return correlation
 
     def graph_trace(
@@ -250,9 +253,11 @@ class TraceBuilder:
         """A Python frame."""
         self._add("python_calls", start_us=start_us, dur_us=dur_us, name=name, pid=1, tid=tid)
 
-    def range(self, name: str, start_us: float, dur_us: float, *, tid: int = 1, side: str = "cpu") -> None:
+    def range(
+        self, name: str, start_us: float, dur_us: float, *, tid: int = 1, pid: int = 1, side: str = "cpu"
+    ) -> None:
         """A named range (NVTX, record_function)."""
-        self._add("annotations", start_us=start_us, dur_us=dur_us, name=name, pid=1, tid=tid, side=side)
+        self._add("annotations", start_us=start_us, dur_us=dur_us, name=name, pid=pid, tid=tid, side=side)
 
     def ncu_kernel(
         self,

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 import polars as pl
 
 from traceql import schema
+from traceql.compact import compact
 
 Source = Literal["torch_profiler", "nsys", "ncu"]
 _T = TypeVar("_T")
@@ -101,14 +102,18 @@ class Trace:
 
     @classmethod
     def from_loaded(cls, loaded: LoadedTrace) -> Trace:
-        """Conform a loader's frames to the contract, sort each by start and count time from the first event."""
+        """Conform a loader's frames to the contract, sort each by start and count time from the first event.
+
+        The frames are taken out of ``loaded``: a large table is not held twice.
+        """
         frames = schema.conform_all(loaded.frames)
+        loaded.frames.clear()
         starts = [
             frame["start_ns"].min() for frame in frames.values() if "start_ns" in frame.columns and not frame.is_empty()
         ]
         candidates = [s for s in [*starts, loaded.first_ns] if isinstance(s, int)]
         first = min(candidates, default=0)
-        placed = {name: _placed(name, frame, first, loaded.rank) for name, frame in frames.items()}
+        placed = {name: _placed(name, frames.pop(name), first, loaded.rank) for name in schema.LOADED}
         origin = None if loaded.unix_offset_ns is None else first + loaded.unix_offset_ns
         return cls(loaded.source, loaded.path, placed, loaded.rank, first, origin, loaded.problems)
 
@@ -164,7 +169,10 @@ def _placed(name: str, frame: pl.DataFrame, first_ns: int, rank: int | None) -> 
     columns = [pl.lit(rank, pl.Int64).alias("rank")] if "rank" in frame.columns and rank is not None else []
     if "start_ns" not in frame.columns:
         return frame.with_columns(columns)
-    ordered = frame.with_columns(pl.col("start_ns") - first_ns, *columns).sort("start_ns", maintain_order=True)
+    ordered = compact(frame).with_columns(pl.col("start_ns") - first_ns, *columns)
+    in_order = ordered["start_ns"].is_sorted()
+    ordered = ordered.rechunk() if in_order else ordered.sort("start_ns", maintain_order=True)
+    ordered = ordered.with_columns(pl.col("start_ns").set_sorted())
     identity = schema.TABLES[name].columns[0].name
     if not identity.endswith("_id"):
         return ordered

@@ -15,8 +15,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write ``content`` beside ``path`` and rename it there; a reader never sees half a file."""
+    """Write ``content`` beside ``path`` and rename it there; a reader never sees half a file.
+
+    A pipe or a device (``/dev/null``, ``/dev/stdout``) is written to, never replaced.
+    """
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            path.write_bytes(content)
+            return
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
         raise UsageError(

@@ -7,6 +7,7 @@ import json
 import polars as pl
 from ablation.edit import Edit
 
+from traceql.derived import api
 from traceql.derived.ops import cpu_ops
 from traceql.trace import Trace
 
@@ -62,11 +63,54 @@ def _reach(trace: Trace, gpu_ns: int) -> int:
 
 
 def host_delay(trace: Trace, position: int, by_us: int) -> Trace:
-    """The host is in a Python function before it makes the launch, and the GPU waits ``by_us`` for it."""
+    """The host is in a Python function (in a named range, where the trace has no Python calls) before it makes the launch,
+    and the GPU waits ``by_us`` for it."""
     edit, chosen = _delayed(trace, position, by_us * _US)
     for place in chosen:
-        edit.add("python_calls", name=FRAME, start_ns=edit.before("host", place["at_ns"]), dur_ns=place["hole_ns"])
+        edit.add_activity(FRAME, start_ns=edit.before("host", place["at_ns"]), dur_ns=place["hole_ns"])
     return edit.trace()
+
+
+def allocate(trace: Trace, position: int, by_us: int) -> Trace:
+    """The step allocates device memory before it makes the launch, and the GPU waits ``by_us`` for it."""
+    edit, chosen = _delayed(trace, position, by_us * _US)
+    for place in chosen:
+        edit.add(
+            "runtime_calls", name="cudaMalloc", start_ns=edit.before("host", place["at_ns"]), dur_ns=place["hole_ns"] - 1,
+            correlation_id=edit.correlation(), return_value=0,
+        )  # fmt: skip
+    return edit.trace()
+
+
+COMPILE = "torch/_dynamo/convert_frame.py(900): _compile_inner"
+
+
+def recompile(trace: Trace, position: int, by_us: int) -> Trace:
+    """A compiled function is compiled again in every step before it makes the launch: the GPU waits ``by_us``."""
+    edit, chosen = _delayed(trace, position, by_us * _US)
+    for place in chosen:
+        edit.add_activity(COMPILE, start_ns=edit.before("host", place["at_ns"]), dur_ns=place["hole_ns"])
+    return edit.trace()
+
+
+def late_rank(on_time: Trace, late: Trace, position: int, by_us: int) -> tuple[Trace, Trace]:
+    """Both ranks of a job after one of them reaches the launch at ``position`` of each step ``by_us`` later, in front of all
+    its collectives: the first collective of the step waits that long on the other rank."""
+    waiting = Edit(on_time)
+    collectives = on_time.table("collectives").select("kernel_id", "step_id").filter(pl.col("step_id").is_not_null())
+    first = (
+        on_time.table("kernels")
+        .select("kernel_id", "start_ns", end_ns=pl.col("start_ns") + pl.col("dur_ns"))
+        .join(collectives, on="kernel_id")
+        .sort("start_ns")
+        .unique("step_id", keep="first", maintain_order=True)
+    )
+    for kernel in first.rows(named=True):
+        wait_start, wait_end = _wait_over(on_time, kernel["start_ns"])
+        waiting.lengthen(kernel["kernel_id"], by_us * _US)
+        waiting.gpu_hole(kernel["end_ns"], by_us * _US)
+        waiting.host_hole(wait_start, by_us * _US, until_ns=wait_end)
+    return waiting.trace(), host_delay(late, position, by_us)
 
 
 def synchronise(trace: Trace, position: int, by_us: int) -> Trace:
@@ -153,7 +197,7 @@ def replays(trace: Trace) -> list[pl.DataFrame]:
 
 def _wait_over(trace: Trace, gpu_ns: int) -> tuple[int, int]:
     """Start and end of the host's first wait for the GPU that lasts beyond a GPU time."""
-    waits = trace.loaded["runtime_calls"].filter(pl.col("name") == "cudaDeviceSynchronize").sort("start_ns")
+    waits = trace.loaded["runtime_calls"].filter(pl.col("name").str.contains(api.SYNCHRONIZE)).sort("start_ns")
     ends = waits.select("start_ns", end_ns=pl.col("start_ns") + pl.col("dur_ns")).filter(pl.col("end_ns") > gpu_ns)
     start, end = ends.row(0)
     return start, end

@@ -76,8 +76,15 @@ class Edit:
     def add(self, table: str, **row: Any) -> None:
         """A new row: on the thread that launches most where it is a host row, else on the first kernel's stream."""
         columns = self._trace.loaded[table].columns
-        place = self._thread if table in _HOST else self._stream
+        place = self._thread if table in _HOST or row.get("side") == "cpu" else self._stream
         self._added.append((table, {c: {**place, **row}.get(c) for c in columns}))
+
+    def add_activity(self, name: str, *, start_ns: int, dur_ns: int) -> None:
+        """The host is in a Python frame; in a named range, where the trace has no Python calls."""
+        if self._trace.capabilities.python_stacks:
+            self.add("python_calls", name=name, start_ns=start_ns, dur_ns=dur_ns)
+        else:
+            self.add("annotations", name=name, side="cpu", start_ns=start_ns, dur_ns=dur_ns)
 
     def trace(self) -> Trace:
         """The changed trace; the given one stays as it was."""

@@ -14,12 +14,15 @@ from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+import traceql
 from traceql import schema
 from traceql.errors import UnreadableTraceError
 from traceql.loaders import ncu
 from traceql.loaders.ncu_columns import columns
-from traceql.loaders.ncu_units import base_unit, number
+from traceql.loaders.ncu_units import base_unit, decimal_comma, number
 from traceql.trace import LoadedTrace, Trace
 
 IDENTITY = ["ID", "Process ID", "Process Name", "Host Name", "Kernel Name", "Context", "Stream"]
@@ -208,6 +211,118 @@ def test_units(unit: str, expected: tuple[float, str]) -> None:
 )
 def test_numbers(text: str, value: float | None) -> None:
     assert number(text) == value
+
+
+# --- what other machines and other tools make of a page -----------------------------------------------------------
+
+
+def grouped(value: float, places: int, group: str, mark: str) -> str:
+    """A number as a locale prints it."""
+    return f"{value:,.{places}f}".replace(",", "\0").replace(".", mark).replace("\0", group)
+
+
+@pytest.mark.parametrize("group", [".", " ", "\u00a0", "\u202f", "", "'"])
+def test_decimal_commas(tmp_path: Path, group: str) -> None:
+    values = {
+        "gpu__time_duration.sum": ("ns", grouped(12345, 0, group, ",")),
+        THROUGHPUT: ("%", grouped(46.63, 2, group, ",")),
+    }
+    values["dram__bytes.sum"] = ("byte", grouped(1234567.89, 2, group, ","))
+    row = only(ncu.load(written(tmp_path, raw_page(values))))
+    assert (row["dur_ns"], row["memory_throughput_pct"], row["dram_bytes"]) == (12345, 46.63, 1234568)
+
+
+@pytest.mark.parametrize("group", [",", " ", "\u2019", "'"])
+def test_decimal_points(tmp_path: Path, group: str) -> None:
+    values = {"gpu__time_duration.sum": ("ns", grouped(12345, 0, group, ".")), THROUGHPUT: ("%", "46.63")}
+    row = only(ncu.load(written(tmp_path, raw_page(values))))
+    assert (row["dur_ns"], row["memory_throughput_pct"]) == (12345, 46.63)
+
+
+@settings(deadline=None)
+@given(st.floats(0, 1e12, allow_nan=False), st.sampled_from([(",", "."), (".", ","), ("\u202f", ","), ("'", ".")]))
+def test_a_printed_number_comes_back(value: float, marks: tuple[str, str]) -> None:
+    text = grouped(value, 2, *marks)
+    assert number(text, comma=decimal_comma([text])) == pytest.approx(round(value, 2))
+
+
+@pytest.mark.parametrize("text", ["nan", "n/a", "-inf", "1e999", "(!) nan", "N/A", "--", "."])
+def test_what_is_no_number_is_null(tmp_path: Path, text: str) -> None:
+    row = only(ncu.load(written(tmp_path, raw_page({**RAW, "gpu__time_duration.sum": ("ns", text)}))))
+    assert row["dur_ns"] is None
+    assert row["memory_throughput_pct"] == 46.63
+
+
+@pytest.mark.parametrize(("delimiter", "encoding"), [(";", "utf-8-sig"), ("\t", "utf-8"), (",", "utf-16")])
+def test_saved_by_other_tools(tmp_path: Path, delimiter: str, encoding: str) -> None:
+    text = raw_page(RAW)
+    rows = list(csv.reader(io.StringIO(text)))
+    buffer = io.StringIO()
+    csv.writer(buffer, delimiter=delimiter).writerows(rows)
+    path = tmp_path / "page.csv"
+    path.write_text(buffer.getvalue(), encoding=encoding)
+    trace = traceql.open(path)
+    assert trace.table("ncu_kernels")["dur_ns"].to_list() == [12345]  # type: ignore[union-attr]
+
+
+def test_lines_of_the_program_before_the_page(tmp_path: Path) -> None:
+    noise = "Loading weights: 100%\n" * 400 + "==PROF== Connected to process 1\n"
+    path = written(tmp_path, noise + raw_page(RAW))
+    assert traceql.open(path).table("ncu_kernels").height == 1  # type: ignore[union-attr]
+
+
+def test_several_pages_in_one_file(tmp_path: Path) -> None:
+    """Two reports exported one after the other: both count their kernels from 0."""
+    other = raw_page({**RAW, "gpu__time_duration.sum": ("us", "2.5")})
+    loaded = ncu.load(written(tmp_path, raw_page(RAW) + other))
+    assert loaded.frames["ncu_kernels"]["dur_ns"].to_list() == [12345, 2500]
+
+
+def test_a_number_cut_off_is_no_number(tmp_path: Path) -> None:
+    header = [*IDENTITY, *SHAPE, "Section Name", "Metric Name", "Metric Unit", "Metric Value"]
+    metrics = [["A", "Duration", "ns", "12,345"], ["A", "Registers Per Thread", "register/thread", "1,280"]]
+    text = page(header, [[*KERNEL, *KERNEL_SHAPE, *metric] for metric in metrics])
+    cut = text[: text.rindex('"1,280"') + 4]  # … "1,2
+    loaded = ncu.load(written(tmp_path, cut))
+    row = only(loaded)
+    assert (row["dur_ns"], row["registers_per_thread"]) == (12345, None)
+    assert [problem.kind for problem in loaded.problems] == ["skipped"]
+
+
+def test_pages_before_2022_have_no_launch_columns(tmp_path: Path) -> None:
+    header = [*IDENTITY, "launch__grid_dim_x", "launch__grid_dim_y", "launch__grid_dim_z", "gpu__time_duration.sum"]
+    text = "\n".join(
+        ",".join(f'"{cell}"' for cell in row)
+        for row in (header, [""] * 7 + ["", "", "", "usecond"], [*KERNEL, "64", "2", "1", "4.5"])
+    )
+    row = only(ncu.load(written(tmp_path, text + "\n")))
+    assert [row[f"grid_{axis}"] for axis in "xyz"] == [64, 2, 1]
+    assert (row["block_x"], row["dur_ns"]) == (None, 4500)
+
+
+def test_numbers_no_column_holds(tmp_path: Path) -> None:
+    wild = raw_page({**RAW, "gpu__time_duration.sum": ("ns", "1e300")}).replace("4711", "9" * 40)
+    row = only(ncu.load(written(tmp_path, wild)))
+    assert (row["pid"], row["dur_ns"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "codes"),
+    [
+        ({"gpu__time_duration.sum": ("ns", "9000")}, ["TQL404", "TQL405", "TQL406"]),
+        (RAW, ["TQL404", "TQL406"]),
+    ],
+)
+def test_rules_name_what_records_the_missing_counters(
+    tmp_path: Path, metrics: dict[str, Any], codes: list[str]
+) -> None:
+    report = traceql.analyze(written(tmp_path, raw_page(metrics)))
+    reasons = {o.code: o.reason for o in report.rules if o.outcome == "not_applicable"}
+    for code in codes:
+        assert code in reasons
+    assert "--section WarpStateStats" in str(reasons["TQL404"])
+    assert "ncu --set full" in str(reasons["TQL406"])
+    assert "ncu --set full" in str(reasons.get("TQL405", "ncu --set full"))
 
 
 def test_columns_over_versions() -> None:

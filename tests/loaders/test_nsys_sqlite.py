@@ -295,7 +295,7 @@ def test_large_tables_are_read_in_ranges(tmp_path: Path, monkeypatch: pytest.Mon
     rows = [kernel(i, i + 1, gridX=i) for i in range(1, 1001)]
     gaps = f"delete from {KERNEL} where rowid between 300 and 600"
     whole = load(tmp_path, {KERNEL: rows}, extra_sql=gaps).frames["kernels"]
-    monkeypatch.setattr(nsys_sqlite, "_SPLIT_ROWS", 10)
+    monkeypatch.setattr(nsys_sqlite, "_PART_ROWS", 10)
     assert nsys_sqlite.load(tmp_path / "x.sqlite").frames["kernels"].equals(whole)
     assert whole.height == 699
 

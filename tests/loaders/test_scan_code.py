@@ -12,40 +12,31 @@ import traces
 
 from traceql.loaders import kineto_fast, scan_code
 
-CODE = next(
-    f / scan_code._name() for f in scan_code._folders() if scan_code.scanner() and (f / scan_code._name()).is_file()
-)
+CODE = (scan_code.scanner() and scan_code._folder() / scan_code._name()) or Path()
 
 
 @pytest.fixture
-def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
-    """Two folders of the test's own for the machine code; what is built is a copy of the real one."""
-    own = [tmp_path / "package", tmp_path / "user"]
-    monkeypatch.setattr(scan_code, "_folders", lambda: own)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of the test's own for the machine code; what is built is a copy of the real one."""
+    own = tmp_path / "code"
+    monkeypatch.setattr(scan_code, "_folder", lambda: own)
     monkeypatch.setattr("traceql.loaders.scan_build.build", lambda: CODE.read_bytes()[scan_code._DIGEST_BYTES :])
     scan_code.scanner.cache_clear()
     yield own
     scan_code.scanner.cache_clear()
 
 
-def test_is_built_once(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_is_built_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not scan_code.is_built()
     assert scan_code.scanner() is not None
-    assert scan_code.is_built() and [file.name for file in folders[0].iterdir()] == [scan_code._name()]
+    assert scan_code.is_built() and [file.name for file in folder.iterdir()] == [scan_code._name()]
     scan_code.scanner.cache_clear()
     monkeypatch.setattr("traceql.loaders.scan_build.build", lambda: pytest.fail("built again"))
     assert scan_code.scanner() is not None
 
 
-def test_package_folder_that_cannot_be_written(folders: list[Path]) -> None:
-    folders[0].write_text("in the way")
-    assert scan_code.scanner() is not None
-    assert (folders[1] / scan_code._name()).is_file()
-
-
-def test_no_folder_can_be_written(folders: list[Path], tmp_path: Path) -> None:
-    for folder in folders:
-        folder.write_text("in the way")
+def test_folder_that_cannot_be_written(folder: Path, tmp_path: Path) -> None:
+    folder.write_text("in the way")
     assert scan_code.scanner() is None
     path = tmp_path / "t.json"
     path.write_text('[{"ph": "X", "cat": "kernel", "ts": 1, "dur": 2}]')
@@ -53,21 +44,21 @@ def test_no_folder_can_be_written(folders: list[Path], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [0, 1, 31, 32, 33, 1000, -1])
-def test_damaged_code_is_built_again(cut: int, folders: list[Path]) -> None:
-    folders[0].mkdir()
-    place = folders[0] / scan_code._name()
+def test_damaged_code_is_built_again(cut: int, folder: Path) -> None:
+    folder.mkdir()
+    place = folder / scan_code._name()
     place.write_bytes(CODE.read_bytes()[:cut])
     assert scan_code.scanner() is not None
     assert place.read_bytes() == CODE.read_bytes()
 
 
-def test_code_that_cannot_be_loaded_is_not_kept(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_that_cannot_be_loaded_is_not_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("traceql.loaders.scan_build.build", lambda: b"not an object file")
     assert scan_code.scanner() is None
-    assert not scan_code.is_built() and list(folders[0].iterdir()) == []
+    assert not scan_code.is_built() and list(folder.iterdir()) == []
 
 
-def test_a_compiler_that_fails_leaves_the_strict_parser(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiler_that_fails_leaves_the_strict_parser(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> bytes:
         raise RuntimeError("unknown processor")
 
@@ -75,7 +66,7 @@ def test_a_compiler_that_fails_leaves_the_strict_parser(folders: list[Path], mon
     assert scan_code.scanner() is None
 
 
-def test_middling_files_do_not_start_the_compiler(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_middling_files_do_not_start_the_compiler(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("traceql.loaders.scan_build.build", lambda: pytest.fail("compiled"))
     monkeypatch.setattr(kineto_fast, "SMALL_BYTES", 0)
     path = min(

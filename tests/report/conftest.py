@@ -56,7 +56,7 @@ def open_page(browser: Any, tmp_path: Path) -> Iterator[Callable[..., OpenedPage
         file = tmp_path / "report.html"
         file.write_text(html, encoding="utf-8")
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme, **options)
-        context.set_default_timeout(5000)
+        context.set_default_timeout(20_000)
         contexts.append(context)
         return OpenedPage(context, file)
 

@@ -25,6 +25,16 @@ def small_trace(path: str = "small.trace.json", *, rank: int | None = None, kern
     return replace(build.trace(), path=Path(path))
 
 
+def long_trace(kernels: int) -> Trace:
+    """One step of ``kernels`` short kernels, each with its operator, its launch call and a gap before it."""
+    build = TraceBuilder()
+    build.range("step[DECODE bs=8]", 0, kernels * 20)
+    for at in range(0, kernels * 20, 20):
+        build.op("aten::mm", at + 1, 15)
+        build.launch(f"kernel_{at % 7}", call_us=at + 4, call_dur_us=3, gpu_us=at + 9, gpu_dur_us=6)
+    return build.trace()
+
+
 def opaque_trace() -> Trace:
     """Decode steps whose replays left no record."""
     build = TraceBuilder("nsys")

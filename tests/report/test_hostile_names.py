@@ -12,6 +12,7 @@ import pytest
 from report.made import finding, report_of, small_trace
 
 from traceql.report.names import shown
+from traceql.testing import TraceBuilder
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'`&<b>{{7*7}}\x1b[31m\x00\u202etxt.exe\u2066|#@user"
 
@@ -45,7 +46,7 @@ def test_html_has_no_foreign_element(rendered: dict[str, str]) -> None:
     parser.feed(rendered["html"])
     assert "img" not in parser.tags
     assert parser.handlers == []
-    assert parser.tags.count("script") == 4
+    assert parser.tags.count("script") == 6, "head, Markdown, cuts, events, timeline, page"
     assert "49" not in re.findall(r"<b>(.*?)\{", rendered["html"])
 
 
@@ -61,6 +62,27 @@ def test_timeline_names_are_made_visible(rendered: dict[str, str]) -> None:
     )
     names = json.loads(gzip.decompress(base64.b64decode(block)))["names"]
     assert shown(HOSTILE) in names
+
+
+def test_the_embedded_cut_is_a_trace_with_the_names_as_they_are(rendered: dict[str, str]) -> None:
+    (block,) = re.findall(r'<script type="application/gzip" id="events-0">(.*?)</script>', rendered["html"], re.S)
+    text = gzip.decompress(base64.b64decode(block)).decode()
+    assert HOSTILE in {event["name"] for event in json.loads(text)["traceEvents"]}
+    assert len(text.split("\n")) == text.count('"ph"') - text.count('"ph":"f"') + 1, "one event, or one flow, a line"
+    (cuts,) = re.findall(r'<script type="application/json" id="cuts">(.*?)</script>', rendered["html"], re.S)
+    assert json.loads(f"[{next(iter(json.loads(cuts).values()))['line']}]")[0]["args"]["message"] == HOSTILE
+
+
+def test_the_embedded_cut_names_nobody() -> None:
+    build = TraceBuilder()
+    build.range("step[DECODE bs=8]", 0, 900)
+    build.python("/home/ann/serve/model.py(3): forward", 5, 500)
+    build.launch("gemm_kernel", call_us=10, gpu_us=20, gpu_dur_us=100)
+    html = report_of(build.trace(), findings=(finding("Late under /home/ann/serve/model.py.", start_ns=0),)).render("html")
+    (block,) = re.findall(r'<script type="application/gzip" id="events-0">(.*?)</script>', html, re.S)
+    text = gzip.decompress(base64.b64decode(block)).decode()
+    assert "~/serve/model.py(3): forward" in text
+    assert "ann/" not in text + html
 
 
 @pytest.mark.parametrize("format", ["html", "text", "markdown"])

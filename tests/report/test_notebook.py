@@ -7,12 +7,14 @@ import re
 import pytest
 from report.made import finding, opaque_trace, report_of, small_report, small_trace
 
-from traceql.notebook import finding_html, report_html, trace_html
+from traceql.notebook import finding_html, report_html, trace_html, traces_html
+from traceql.opening import TraceSet
 
 FRAGMENTS = {
     "report": lambda: report_html(small_report()),
     "opaque": lambda: report_html(report_of(opaque_trace(), findings=())),
     "trace": lambda: trace_html(small_trace(kernel="<script>k</script>")),
+    "traces": lambda: traces_html((small_trace("a.json"), small_trace("b.json", kernel="<script>k</script>"))),
     "finding": lambda: finding_html(finding("<script>alert(1)</script> takes 400 µs.")),
 }
 
@@ -29,6 +31,12 @@ def test_report_shows_itself() -> None:
     html = small_report()._repr_html_()
     assert "launch-gap" in html
     assert "400" in html
+
+
+def test_a_set_of_ranks_shows_a_row_for_each() -> None:
+    html = TraceSet((small_trace("a.json", rank=0), small_trace("b.json", rank=1)))._repr_html_()
+    assert "2 ranks" in html
+    assert html.count("<tr>") == 3
 
 
 def test_finding_keeps_its_evidence() -> None:

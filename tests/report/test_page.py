@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import base64
+import gzip
+import json
 import re
 from collections.abc import Callable
 from functools import cache
@@ -10,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report.made import opaque_trace, report_of, small_report, small_trace
+from report.made import finding, info_finding, long_trace, opaque_trace, report_of, small_report, small_trace
 
-from traceql import samples
-from traceql.reporting import analyze
+import traceql as tq
+from traceql import perfetto, samples
+from traceql.reporting import Report, analyze
 
 EAGER, GRAPH, PIECEWISE, OPAQUE = (
     "sglang-h200-bs64-decode-eager",
@@ -28,8 +31,13 @@ Open = Callable[..., Any]
 
 
 @cache
+def sample_report(name: str) -> Report:
+    return analyze(samples.path(name))
+
+
+@cache
 def sample_page(name: str) -> str:
-    return analyze(samples.folder() / samples.samples()[name].file).render("html")
+    return sample_report(name).render("html")
 
 
 @cache
@@ -186,13 +194,14 @@ def test_copy_as_markdown(open_page: Open) -> None:
     page.get_by_text("Copied", exact=True).wait_for()
     copied = page.evaluate("navigator.clipboard.readText()")
     assert copied.startswith("**launch-gap** (TQL101, warning) · saves about **400 µs/step**")
+    assert copied.endswith("\nIn Perfetto: `traceql open small.trace.json --finding 1`\n")
 
 
 def test_permalink_opens_its_evidence(open_page: Open) -> None:
     opened = open_page(small_page())
     anchor = opened.page.locator(".card").nth(1).get_attribute("id")
     opened.page.goto(opened.page.url + f"#{anchor}")
-    assert opened.page.locator(f"#{anchor} details").get_attribute("open") is not None
+    assert opened.page.locator(f"#{anchor} details.evidence").get_attribute("open") is not None
 
 
 def test_readable_without_scripts(open_page: Open) -> None:
@@ -204,6 +213,9 @@ def test_readable_without_scripts(open_page: Open) -> None:
     assert "scripts are off" in page.locator("noscript").inner_text()
     assert not page.locator("#theme").is_visible()
     assert not page.get_by_role("button", name="Copy as Markdown").first.is_visible()
+    assert not page.locator("#filter").is_visible()
+    page.get_by_text("Open in Perfetto").first.click()
+    assert page.get_by_text("traceql open small.trace.json --finding 1").is_visible()
 
 
 def test_unrecorded_is_said(open_page: Open) -> None:
@@ -230,12 +242,95 @@ def test_policy_names_every_script_and_style() -> None:
     assert not re.search(r"(?:src|href)=\"(?!#|data:image/svg)", html)
 
 
-@pytest.mark.skipif("TRACEQL_AXE" not in os.environ, reason="set TRACEQL_AXE to axe.min.js (npm package axe-core)")
 @pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("name", [EAGER, PIECEWISE])
+@pytest.mark.parametrize("name", [EAGER, GRAPH, PIECEWISE, OPAQUE])
 def test_axe_finds_nothing_serious(open_page: Open, name: str, theme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
     page = drawn(open_page(sample_page(name), theme=theme))
-    page.evaluate(Path(os.environ["TRACEQL_AXE"]).read_text(encoding="utf-8"))
-    result = page.evaluate("() => axe.run()")
-    serious = [v for v in result["violations"] if v["impact"] in ("serious", "critical")]
+    page.evaluate("for (const details of document.querySelectorAll('details')) details.open = true")
+    found = axe.Axe().run(page).response["violations"]
+    serious = [v for v in found if v["impact"] in ("serious", "critical")]
     assert [(v["id"], [n["target"] for n in v["nodes"]][:3]) for v in serious] == []
+
+
+@pytest.mark.parametrize("name", [EAGER, PIECEWISE])
+def test_downloads_are_the_cuts_that_open_serves(open_page: Open, name: str, tmp_path: Path) -> None:
+    report = sample_report(name)
+    page = open_page(sample_page(name)).page
+    for number in (1, len(report.found)):
+        finding = report.found[number - 1]
+        card = page.locator(f'.card[data-number="{number}"]')
+        card.get_by_text("Open in Perfetto").click()
+        assert card.locator("code", has_text=f"--finding {number}").count() == 1
+        with page.expect_download() as download:
+            card.get_by_role("button", name="Download this cut").click()
+        assert download.value.suggested_filename.endswith(f".finding-{number}.json.gz")
+        path = tmp_path / download.value.suggested_filename
+        download.value.save_as(path)
+        served = perfetto.cut(report.traces[finding.trace], finding)
+        assert gzip.decompress(path.read_bytes()) == gzip.decompress(served)
+        again = tq.open(path)
+        assert isinstance(again, tq.Trace)
+        assert again.table("kernels").height > 0
+
+
+def test_the_command_is_copied(open_page: Open) -> None:
+    page = open_page(small_page(), permissions=["clipboard-read", "clipboard-write"]).page
+    page.get_by_text("Open in Perfetto").first.click()
+    page.get_by_role("button", name="Copy command").first.click()
+    page.get_by_text("Copied", exact=True).wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") == "traceql open small.trace.json --finding 1"
+
+
+def test_findings_of_one_rule_stay_together(open_page: Open) -> None:
+    several = [finding(f"Operator {i} is slow.", subject=f"op{i}", fingerprint=f"{i:016}") for i in range(3)]
+    page = open_page(report_of(small_trace(), findings=(*several, info_finding())).render("html")).page
+    assert page.locator(".entry").count() == 2
+    group = page.locator(".entry").first
+    assert group.locator(".card-head .count").inner_text() == "3 findings"
+    assert group.locator(".advice").count() == 1, "what all of them advise is told once"
+    page.locator("#filter").fill("op2")
+    assert page.locator(".card:visible").count() == 1
+    page.locator("#filter").fill("launch-gap")
+    assert page.locator(".card:visible").count() == 3
+    page.locator("#filter").fill("gemms")
+    assert not group.is_visible()
+    page.locator("#filter").fill("")
+    page.locator("#sort").select_option("time")
+    assert [c.get_attribute("data-code") for c in page.locator(".card").all()] == ["TQL401", *["TQL101"] * 3]
+
+
+def test_charts_tell_what_is_under_the_pointer(open_page: Open) -> None:
+    page = open_page(sample_page(EAGER), reduced_motion="reduce").page
+    dot = page.locator(".area circle.dot").last
+    dot.scroll_into_view_if_needed()
+    page.evaluate("() => new Promise(requestAnimationFrame)")
+    dot.hover(force=True)
+    page.locator(".tip").wait_for()
+    assert re.search(r"\[64,\d+\]×\[\d+,\d+\].* TFLOP/s", page.locator(".tip").inner_text())
+
+
+def test_printed_it_is_complete(open_page: Open) -> None:
+    page = open_page(small_page()).page
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator(".card table").first.is_visible()
+    assert not page.locator(".topbar").is_visible()
+    assert not page.locator(".timeline").is_visible()
+    assert not page.locator(".perfetto").first.is_visible()
+
+
+def test_fifty_thousand_slices_draw_within_a_frame(open_page: Open) -> None:
+    html = report_of(long_trace(22_000), findings=()).render("html")
+    (payload,) = re.findall(r'id="timeline-data-0">(.*?)</script>', html)
+    tracks = json.loads(gzip.decompress(base64.b64decode(payload)))["tracks"]
+    assert sum(len(track["d"]) for track in tracks) >= 50_000
+    page = drawn(open_page(html))
+    canvas = page.locator(".timeline canvas")
+    canvas.focus()
+    times = []
+    for key in "wwwwddddaaaassssssss":
+        canvas.press(key)
+        view_of(page)
+        times.append(float(canvas.get_attribute("data-drawn-ms")))
+    assert sorted(times)[len(times) // 2] < 16, times

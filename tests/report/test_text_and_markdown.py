@@ -86,3 +86,11 @@ def test_ranks_are_named_and_the_slowest_leads() -> None:
     assert [trace.label for trace in view.traces] == ["rank 0", "rank 1"]
     assert view.cards[0].trace == "rank 1"
     assert "rank 1" in report.render("text")
+
+
+def test_what_another_rank_has_too_is_told_once() -> None:
+    ranks = [small_trace(f"rank{rank}.json", rank=rank) for rank in (0, 1)]
+    text = report_of(*ranks, findings=(info_finding(trace=1), info_finding(trace=0))).render("text")
+    assert text.count(info_finding(trace=0).message[:40]) == 2
+    assert text.count("as for finding 1") == 1
+    assert text.count(info_finding(trace=0).advice[0][:30]) == 1

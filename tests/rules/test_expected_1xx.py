@@ -121,11 +121,12 @@ def test_waits_between_segments() -> None:
     assert found.evidence["waits_per_step"] == 17
     assert found.evidence["idle_us_per_step"] == pytest.approx(627.6 / 12, rel=0.05)
     assert found.estimated_savings_us_per_step is not None
-    assert found.estimated_savings_us_per_step < 0.1 * found.evidence["idle_us_per_step"]
+    assert found.estimated_savings_us_per_step < 0.2 * found.evidence["idle_us_per_step"]
 
 
 def test_ratio_outliers_of_the_hooked_decode() -> None:
-    found = {f.subject: f.evidence["cpu_gpu_ratio"] for f in findings(torch("bs64-decode-eager-nvtx-hooks"), "TQL301")}
+    operators = the_finding(torch("bs64-decode-eager-nvtx-hooks"), "TQL301").evidence["operators"]
+    found = {row["op"]: row["cpu_gpu_ratio"] for row in operators}
     expected = {
         "aten::copy_": 6.94,
         "sglang::_run_activation_inplace": 13.6,

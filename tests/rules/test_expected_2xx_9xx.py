@@ -120,4 +120,4 @@ def test_a_full_launch_queue_is_not_the_profiler() -> None:
 def test_nothing_is_missed_that_the_trace_has_no_use_for() -> None:
     """An eager trace of Nsight Systems does not lack graph nodes."""
     (missing,) = (f.evidence["missing"] for f in outcome(nsys("eager-node"), "TQL903").findings)
-    assert [row["missing"] for row in missing] == ["cpu ops", "shapes", "python stacks"]
+    assert [row["missing"] for row in missing] == ["operators", "operator shapes", "Python stacks"]

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from traceql.cli.analysis import Inputs
 from traceql.cli.selection import configuration_from, selection_options
 from traceql.errors import UsageError
-
-if TYPE_CHECKING:
-    from traceql.trace import Trace
 
 _FORMATS = ["html", "json", "text", "markdown"]
 
@@ -27,6 +24,14 @@ _FORMATS = ["html", "json", "text", "markdown"]
     type=click.Path(path_type=Path),
     metavar="TRACE",
     help="An eager run of the same model and batch: names the kernels of CUDA graph replays.",
+)
+@click.option(
+    "--ncu",
+    "reports",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="REPORT",
+    help="A Nsight Compute report (.ncu-rep, CSV page) of the same program; may be repeated.",
 )
 @click.option("--sample", metavar="NAME", help="Analyze a bundled real capture; 'list' shows them.")
 @selection_options
@@ -48,6 +53,7 @@ def analyze(
     format_: str | None,
     output: Path | None,
     eager: Path | None,
+    reports: tuple[Path, ...],
     sample: str | None,
     select: tuple[str, ...],
     ignore: tuple[str, ...],
@@ -69,6 +75,7 @@ def analyze(
     traceql analyze decode.trace.json.gz
     traceql analyze run/ --format json > report.json
     traceql analyze --sample sglang-h200-bs64-decode-eager
+    traceql analyze decode.trace.json.gz --ncu attention.ncu-rep --ncu gemm.ncu-rep
     traceql analyze s3://bucket/run/ --engine dask --scheduler tcp://head:8786
     """
     from traceql import samples
@@ -79,23 +86,24 @@ def analyze(
     if sample == "list":
         samples.print_list(inputs.console())
         return
-    if sample and paths:
-        raise UsageError("give PATH or --sample, not both")
     configuration = configuration_from(select, ignore, options, config)
     if engine == "dask":
         from traceql.cli import fleet
 
-        if sample or eager:
-            raise UsageError("--engine dask takes paths and URLs, not --sample or --eager")
+        if sample or eager or reports:
+            raise UsageError("--engine dask takes paths and URLs, not --sample, --eager or --ncu")
         fleet.analyze(paths or (inputs.newest_run(),), configuration, scheduler, workers, format_, output, quiet=quiet)
         return
     if scheduler or workers:
         raise UsageError("--scheduler and --workers belong to --engine dask")
-    opened = inputs.read([samples.path(sample)] if sample else list(paths) or [inputs.newest_run()], cache=not no_cache)
-    traces = configuration.equipped(opened.traces)
-    if eager is not None:
-        traces = tuple(_aligned(trace, eager) for trace in traces)
-    report = run(TraceSet(traces), selection=configuration.selection, unreadable=opened.unreadable)
+    given = Inputs(paths, sample, eager, reports, select, ignore, options, config)
+    opened = given.read(configuration, cache=not no_cache)
+    report = run(
+        TraceSet(opened.traces),
+        selection=configuration.selection,
+        unreadable=opened.unreadable,
+        command=given.words,
+    )
     if output is not None:
         report.save(output, format_)
         if not quiet:
@@ -111,24 +119,6 @@ def analyze(
             click.echo(f"\nreport: {written.resolve()}")
     if context.obj["debug"]:
         _print_timing(report.outcomes)
-
-
-def _aligned(trace: Trace, eager: Path) -> Trace:
-    """``trace`` with its replays named by the eager run; says how much of them."""
-    from traceql.aligning import align
-    from traceql.cli import inputs
-
-    (other, *more) = inputs.read([eager]).traces
-    if more:
-        raise UsageError(f"--eager {eager}: give one trace, this holds {1 + len(more)}")
-    alignment = align(trace, other)
-    coverage = alignment.coverage
-    click.echo(
-        f"{trace.path.name}: {coverage.matched_kernels} of {coverage.kernels} replayed-step kernels "
-        f"({coverage.time_pct:.0f} % of their time) named by {eager.name}",
-        err=True,
-    )
-    return alignment.trace
 
 
 def _print_timing(outcomes: object) -> None:

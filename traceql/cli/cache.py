@@ -25,12 +25,13 @@ def ls() -> None:
     traceql cache ls
     """
     from traceql import cache as kept
+    from traceql.wording import counted, size
 
     found = kept.entries()
     for entry in found:
         stale = "" if entry.current else "  (the trace has changed or is gone)"
-        click.echo(f"{entry.bytes / 1e6:9.1f} MB  {entry.path}{stale}")
-    click.echo(f"{sum(e.bytes for e in found) / 1e6:9.1f} MB in {len(found)} traces", err=True)
+        click.echo(f"{size(entry.bytes):>10}  {entry.path}{stale}")
+    click.echo(f"{size(sum(e.bytes for e in found)):>10} in {counted(len(found), 'trace')}", err=True)
 
 
 @cache.command()
@@ -41,5 +42,6 @@ def clear() -> None:
     traceql cache clear
     """
     from traceql import cache as kept
+    from traceql.wording import size
 
-    click.echo(f"{kept.clear() / 1e6:.1f} MB given back", err=True)
+    click.echo(f"{size(kept.clear())} given back", err=True)

@@ -20,8 +20,18 @@ import click
 @click.option(
     "--trace", "pattern", metavar="GLOB", help="Choose among the traces of a run by path: 'graph*', '*torch*'."
 )
-@click.option("--format", "format_", type=click.Choice(["text", "json", "markdown"]), default="text", show_default=True)
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write here instead of to the terminal.")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["text", "html", "json", "markdown"]),
+    help="Default text, or what -o says.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Write here instead of to the terminal; the suffix tells the format: .html is a page with both timelines.",
+)
 @click.option("--gate", is_flag=True, help="Exit with 1 if HEAD's runs are slower, with 2 if they are too few to tell.")
 @click.option(
     "--alpha",
@@ -46,7 +56,7 @@ def compare(
     batch_size: int | None,
     rank: int | None,
     pattern: str | None,
-    format_: str,
+    format_: str | None,
     output: Path | None,
     gate: bool,
     alpha: float,
@@ -59,21 +69,23 @@ def compare(
     whether their unprofiled times differ, by an exact rank test over the runs.
 
     \b
-    traceql compare eager.trace.json.gz graph.trace.json.gz
+    traceql compare eager.trace.json.gz graph.trace.json.gz -o compare.html
     traceql compare runs/base runs/head --gate
     """
-    from traceql.comparison.formats import RENDERERS
+    from traceql.comparison.formats import RENDERERS, SUFFIXES
     from traceql.comparison.runs import compare_paths
     from traceql.writing import write_text
 
     found = compare_paths(
         base, head, kind=kind, batch_size=batch_size, rank=rank, pattern=pattern, alpha=alpha, min_effect_pct=min_effect
     )  # fmt: skip
-    rendered = RENDERERS[format_](found)
+    suffix = None if output is None else SUFFIXES.get(output.suffix)
+    rendered = RENDERERS[format_ or suffix or "text"](found)
     if output is None:
         click.echo(rendered, nl=False)
     else:
         write_text(output, rendered)
+        click.echo(f"wrote {output}", err=True)
     if not gate:
         return 0
     return 1 if found.slower else 2 if found.inconclusive else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from traceql.cli.selection import configuration_from, selection_options
 from traceql.errors import UsageError
 
 if TYPE_CHECKING:
+    from traceql.cli.analysis import Inputs
     from traceql.config import Configuration
     from traceql.reporting import Report
 
@@ -54,6 +56,20 @@ class _Output(click.ParamType[Any]):
     metavar="FILE",
     help="Fail on what is new or worse than this file says; default .traceql-baseline.json, if there is one.",
 )
+@click.option(
+    "--eager",
+    type=click.Path(path_type=Path),
+    metavar="TRACE",
+    help="An eager run of the same model and batch: names the kernels of CUDA graph replays.",
+)
+@click.option(
+    "--ncu",
+    "reports",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="REPORT",
+    help="A Nsight Compute report of the same program; may be repeated.",
+)
 @click.option("--no-baseline", is_flag=True, help="Use no baseline, even if there is one.")
 @click.option("--update-baseline", is_flag=True, help="Write what is found to the baseline and exit with 0.")
 @click.option("--allow-incomplete", is_flag=True, help="Do not fail because a check could not run.")
@@ -68,6 +84,8 @@ def lint(
     outputs: tuple[tuple[str, Path], ...],
     fail_on: str | None,
     baseline: Path | None,
+    eager: Path | None,
+    reports: tuple[Path, ...],
     no_baseline: bool,
     update_baseline: bool,
     allow_incomplete: bool,
@@ -87,8 +105,9 @@ def lint(
     traceql lint decode.trace.json.gz
     traceql lint runs/latest --output sarif=traceql.sarif --output junit=traceql.xml
     traceql lint decode.trace.json.gz --update-baseline
+    traceql lint decode.trace.json.gz --baseline .traceql-baseline.json
     """
-    from traceql.cli import inputs
+    from traceql.cli.analysis import Inputs
     from traceql.finding import Severity
     from traceql.gate import lint as linting
     from traceql.gate.formats import LINT_RENDERERS
@@ -99,10 +118,12 @@ def lint(
     if no_baseline and (baseline or update_baseline):
         raise UsageError("--no-baseline goes with neither --baseline nor --update-baseline")
     configuration = configuration_from(select, ignore, options, config)
-    opened = inputs.read(list(paths) or [inputs.newest_run()])
-    traces = TraceSet(configuration.equipped(opened.traces))
-    report = analyze(traces, selection=configuration.selection, unreadable=opened.unreadable)
+    given = Inputs(paths, None, eager, reports, select, ignore, options, config, lost_graph=True)
     place = None if no_baseline else _baseline_file(baseline, configuration)
+    if place is not None and not place.exists() and not update_baseline:
+        raise UsageError(_no_baseline(place, given, baseline))
+    opened = given.read(configuration, cache=True)
+    report = analyze(TraceSet(opened.traces), selection=configuration.selection, unreadable=opened.unreadable)
     if update_baseline:
         return _update(report, place or _default_baseline(configuration), quiet=quiet)
     result = linting.lint(
@@ -135,15 +156,27 @@ def _baseline_file(given: Path | None, configuration: Configuration) -> Path | N
     return given or (default if configuration.baseline.file or default.exists() else None)
 
 
+def _no_baseline(place: Path, given: Inputs, named: Path | None) -> str:
+    """What to do where there is no baseline yet: the command that writes it."""
+    words = [*given.words, *(["--baseline", str(named)] if named else []), "--update-baseline"]
+    return (
+        f"{place}: there is no baseline yet; accept what is found now with "
+        f"`{shlex.join(['traceql', 'lint', *words])}`, then commit the file"
+    )
+
+
 def _update(report: Report, place: Path, *, quiet: bool) -> int:
     from traceql.gate import baseline as baselines
 
     if report.unreadable:
         raise UsageError(f"{place}: not written, a file could not be read: {report.unreadable[0]}")
     captures = baselines.captures(report)
-    baselines.write(place, captures)
+    every = baselines.updated(place, captures)
+    baselines.write(place, every)
     if not quiet:
-        click.echo(f"wrote {place}: {sum(len(c.findings) for c in captures)} findings")
+        kept = len(every) - len(captures)
+        others = f"; kept {kept} capture{'s' if kept > 1 else ''} of another context" if kept else ""
+        click.echo(f"wrote {place}: {sum(len(c.findings) for c in captures)} findings{others}")
         for outcome in report.rules:
             if outcome.outcome == "error":
                 click.echo(f"{outcome.code} {outcome.name} crashed and is not in it: {outcome.reason}", err=True)

@@ -97,6 +97,8 @@ def main() -> None:
         if debug:
             raise
         _fail(str(error), 2)
+    except MemoryError:
+        _fail("out of memory; read it on a machine with more, or record fewer steps", 2)
     except BrokenPipeError:
         # the reader of our output is gone (| head); Python would complain again while shutting down
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

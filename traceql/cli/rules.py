@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
+
 import click
 
 
@@ -24,4 +28,13 @@ def rules(format_: str) -> None:
         return
     width = max(len(rule.name) for rule in installed)
     for rule in installed:
-        click.echo(f"{rule.code}  {rule.name:<{width}}  {rule.severity.label:<7}  {rule.summary}")
+        head = f"{rule.code}  {rule.name:<{width}}  {rule.severity.label:<7}  "
+        click.echo(head + _hung(rule.summary, len(head)))
+
+
+def _hung(text: str, indent: int) -> str:
+    """``text`` wrapped beside an indent of so many columns on a terminal; one line in a file or a pipe."""
+    if not sys.stdout.isatty():
+        return text
+    room = max(24, shutil.get_terminal_size().columns - indent)
+    return f"\n{' ' * indent}".join(textwrap.wrap(text, room))

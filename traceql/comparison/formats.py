@@ -9,7 +9,7 @@ from typing import Any
 
 import traceql
 from traceql.comparison.runs import Comparison
-from traceql.comparison.steps import Side, StepComparison
+from traceql.comparison.steps import Contribution, Side, StepComparison
 from traceql.comparison.view import View, build
 from traceql.report import textable
 from traceql.report.markdown import escaped
@@ -28,7 +28,7 @@ def text(comparison: Comparison) -> str:
 
 def _text_lines(view: View) -> Iterator[str]:
     yield view.title
-    for line in (*view.headline, *(f"Note: {note}" for note in view.notes)):
+    for line in (*view.lines, *(f"Note: {note}" for note in view.notes)):
         yield ""
         yield line
     for table in view.tables:
@@ -50,7 +50,7 @@ def markdown(comparison: Comparison) -> str:
     """Markdown for a pull-request comment: the verdict first, tables behind a fold except the first."""
     view = build(comparison)
     lines = [f"### traceql compare: {escaped(view.title)}", ""]
-    for line in view.headline:
+    for line in view.lines:
         lines += [escaped(line), ""]
     for note in view.notes:
         lines += [f"> {escaped(note)}", ""]
@@ -104,14 +104,16 @@ def _step(step: StepComparison) -> dict[str, Any]:
         "delta_ns": step.delta_ns,
         "notes": list(step.notes),
         "figures": [asdict(figure) for figure in step.figures],
-        "roles": [
-            asdict(c) | {"delta_ns": c.delta_ns, "share_pct": step.share_pct(c), "status": c.status} for c in step.roles
-        ],
-        "parts": [
-            asdict(c) | {"delta_ns": c.delta_ns, "share_pct": step.share_pct(c), "status": c.status} for c in step.parts
-        ],
+        "detail": step.detail,
+        "roles": [_contribution(c, step) for c in step.roles],
+        "parts": [_contribution(c, step) for c in step.parts],
         "ops": [asdict(op) for op in step.ops],
     }
+
+
+def _contribution(c: Contribution, step: StepComparison) -> dict[str, Any]:
+    plain = {name: value for name, value in asdict(c).items() if name != "comparable"}
+    return plain | {"delta_ns": c.delta_ns, "share_pct": step.share_pct(c), "status": c.status}
 
 
 def _side(side: Side) -> dict[str, Any]:
@@ -121,5 +123,15 @@ def _side(side: Side) -> dict[str, Any]:
     }  # fmt: skip
 
 
-RENDERERS: dict[str, Callable[[Comparison], str]] = {"text": text, "json": as_json, "markdown": markdown}
+def html(comparison: Comparison) -> str:
+    """One page, self-contained."""
+    from traceql.comparison.html import render
+
+    return render(comparison)
+
+
+RENDERERS: dict[str, Callable[[Comparison], str]] = {"text": text, "html": html, "json": as_json, "markdown": markdown}
 """Format → function from a comparison to the whole output."""
+
+SUFFIXES = {".html": "html", ".json": "json", ".md": "markdown", ".txt": "text"}
+"""Suffix of a file → its format."""

@@ -10,41 +10,23 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from statistics import median
-from typing import Literal
 
 import msgspec
 import polars as pl
 
-from traceql.comparison import statistics
+from traceql.comparison import recorded, statistics
+from traceql.comparison.recorded import Recorded
 from traceql.comparison.statistics import Judgement
 from traceql.comparison.steps import StepComparison, compare
+from traceql.context import context
+from traceql.derived.typical_steps import counting, timed_steps
 from traceql.errors import UnreadableTraceError, UsageError
 from traceql.loaders.registry import is_trace_name
 from traceql.opening import open_all
 from traceql.trace import Trace
 
-_MANIFEST = "manifest.json"
 _FLOOR_MS = 0.005
 """Least change that counts, 5 µs a step."""
-
-
-class _Latency(msgspec.Struct):
-    what: str
-    runs_ms: list[float]
-    median_ms: float
-
-
-class _Stage(msgspec.Struct):
-    name: str
-    mode: str | None = None
-    latency: _Latency | None = None
-
-
-class _Manifest(msgspec.Struct):
-    """The part of a run's manifest that times it."""
-
-    kind: Literal["run"]
-    stages: list[_Stage] = []
 
 
 class _Measured(msgspec.Struct, forbid_unknown_fields=True):
@@ -56,11 +38,12 @@ class _Measured(msgspec.Struct, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Run:
-    """One run: where it lies, its unprofiled latencies by name in ms, and whether it may hold traces."""
+    """One run: where it lies, its unprofiled latencies by name in ms, whether it may hold traces, and its manifest."""
 
     path: Path
     latencies: dict[str, list[float]] = field(default_factory=dict)
     traced: bool = True
+    recorded: Recorded | None = None
 
 
 @dataclass(frozen=True)
@@ -110,8 +93,12 @@ def compare_paths(
     step = None
     notes: list[str] = []
     if all(run.traced for run in typical):
-        traces, notes = _matching(*(_traces(run, rank, pattern) for run in typical))
+        gravest = statistics.gravest(judged)
+        wanted = _mode(gravest.metric) if gravest else "graph"
+        traces, notes = _matching(*(_traces(run, rank, pattern) for run in typical), mode=wanted)
         step = compare(*traces, kind=kind, batch_size=batch_size)
+    if judged:
+        notes += recorded.notes(*([run.recorded for run in runs if run.recorded] for runs in sides))
     if judged and profiled:
         notes.append("The runs were timed under the profiler: it slows the host, and by how much varies.")
     return Comparison(_shown(base), _shown(head), step, tuple(judged), profiled, tuple(notes))
@@ -127,7 +114,7 @@ def runs_of(path: Path) -> list[Run]:
     if not path.is_dir():
         measured = _measured(path)
         return [Run(path, measured, traced=False)] if measured else [Run(path)]
-    if (path / _MANIFEST).is_file() and (own := _manifest(path)) is not None:
+    if (path / recorded.NAME).is_file() and (own := _manifest(path)) is not None:
         return [own]
     inside = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     found = [_manifest(p) or Run(p) for p in inside if _holds_traces(p)]
@@ -143,7 +130,7 @@ def runs_of(path: Path) -> list[Run]:
 
 
 def _holds_traces(folder: Path) -> bool:
-    return (folder / _MANIFEST).is_file() or any(p.is_file() and is_trace_name(p) for p in folder.glob("*"))
+    return (folder / recorded.NAME).is_file() or any(p.is_file() and is_trace_name(p) for p in folder.glob("*"))
 
 
 def _measured(path: Path) -> dict[str, list[float]]:
@@ -161,22 +148,8 @@ def _measured(path: Path) -> dict[str, list[float]]:
 
 def _manifest(folder: Path) -> Run | None:
     """A recorded run with its unprofiled latencies; None when the folder is none."""
-    try:
-        found = msgspec.json.decode((folder / _MANIFEST).read_bytes(), type=_Manifest)
-    except FileNotFoundError:
-        return None
-    except msgspec.ValidationError:
-        return None  # the manifest of a sweep, or of something else
-    except (OSError, msgspec.DecodeError) as error:
-        raise UnreadableTraceError(f"{folder / _MANIFEST}: cannot be read ({error})") from error
-    latencies: dict[str, list[float]] = {}
-    for stage in found.stages:
-        if stage.latency is not None:
-            name = stage.latency.what + (f", {stage.mode}" if stage.mode else "")
-            # a repeated process is a run each; repetitions within one are not
-            own = stage.latency.runs_ms if stage.latency.what == "process" else [stage.latency.median_ms]
-            latencies.setdefault(name, []).extend(own)
-    return Run(folder, latencies)
+    found = recorded.read(folder)
+    return None if found is None else Run(folder, dict(found.latencies), recorded=found)
 
 
 def _values(
@@ -196,14 +169,14 @@ def _pooled(runs: Sequence[Run], name: str) -> list[float]:
 
 
 def _period_ms(run: Run, kind: str | None, batch_size: int | None, rank: int | None, pattern: str | None) -> float:
-    """Median step period of a run's trace; the first step warms up, the last has no next one: both are left out."""
-    steps = _traces(run, rank, pattern)[0].table("steps").filter(pl.col("period_ns") > 0)
+    """Median step period of a run's trace, the first and the last step left out where there are others."""
+    steps = timed_steps(_traces(run, rank, pattern)[0])
     if kind is None and not steps.is_empty():
         kind = steps.group_by("kind").agg(pl.col("period_ns").sum()).sort("period_ns", "kind")["kind"][-1]
     alike = steps.filter(pl.col("kind").eq_missing(pl.lit(kind, pl.String)))
     if batch_size is not None:
         alike = alike.filter(pl.col("batch_size") == batch_size)
-    kept = alike[1:-1] if alike.height > 2 else alike
+    kept = counting(alike)
     if kept.is_empty():
         raise UsageError(f"{run.path}: no {kind or ''} step in its trace to time".replace("  ", " "))
     return float(median(kept["period_ns"].to_list())) / 1e6
@@ -236,20 +209,28 @@ def _traces(run: Run, rank: int | None, pattern: str | None) -> list[Trace]:
     return found
 
 
-def _matching(base: list[Trace], head: list[Trace]) -> tuple[tuple[Trace, Trace], list[str]]:
-    """The two traces most alike in source, stage and rank, and a note where there was a choice."""
+def _mode(metric: str) -> str | None:
+    """The mode a latency was taken in: of ``decode step, graph`` graph."""
+    return metric.rpartition(", ")[2] or None
 
-    def likeness(pair: tuple[Trace, Trace]) -> tuple[bool, bool, bool]:
+
+def _matching(base: list[Trace], head: list[Trace], *, mode: str | None) -> tuple[tuple[Trace, Trace], list[str]]:
+    """The two traces most alike in source, mode, stage and rank, those of ``mode`` first; a note where there was a choice."""
+
+    def likeness(pair: tuple[Trace, Trace]) -> tuple[bool, ...]:
+        modes = [context(trace).mode for trace in pair]
         one, other = pair
-        return one.source == other.source, one.path.parent.name == other.path.parent.name, one.rank == other.rank
+        return (
+            one.source == other.source, modes[0] == modes[1], modes == [mode, mode],
+            one.path.parent.name == other.path.parent.name, one.rank == other.rank,
+        )  # fmt: skip
 
     pairs = [(one, other) for one in base for other in head]
     best = max(pairs, key=likeness)
     if len(pairs) == 1:
         return best, []
-    return best, [
-        f"Several traces on a side: compared {best[0].path.name} with {best[1].path.name}; --rank and --trace choose others."
-    ]
+    one, other = (f"{trace.path.parent.name}/{trace.path.name}" for trace in best)
+    return best, [f"Several traces on a side: compared {one} with {other}; --rank and --trace choose others."]
 
 
 def _shown(path: Path) -> str:

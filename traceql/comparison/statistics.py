@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from math import comb, exp, log
+from math import exp, log
 from statistics import median
 from typing import TYPE_CHECKING, Literal
 
@@ -34,6 +34,7 @@ class Judgement:
         outcome: *slower* or *faster*: significant, and a change of the minimum effect not ruled out. *small*:
             significant, and surely below it. *no difference*: not significant. *inconclusive*: so few runs that no
             outcome could have been significant.
+        least_pct: the minimum effect it was judged by, in per cent of the base.
     """
 
     metric: str
@@ -47,6 +48,14 @@ class Judgement:
     p_value: float
     adjusted_p: float
     outcome: Outcome
+    least_pct: float = MIN_EFFECT_PCT
+
+    @property
+    def missed_pct(self) -> float | None:
+        """The slowdown that *no difference* does not rule out, where it is over the minimum effect; else None."""
+        if self.outcome != "no difference" or self.high_pct is None or self.high_pct <= self.least_pct:
+            return None
+        return self.high_pct
 
 
 def judge(
@@ -69,7 +78,7 @@ def judge(
         typical = median(base)
         least = max(min_effect_pct, 100 * floor / typical if typical else 0.0)
         outcome: Outcome
-        if smallest_p(len(base), len(head)) > level:
+        if least_p(base, head) > level and len({*base, *head}) > 1:
             outcome = "inconclusive"
         elif p_adjusted > alpha:
             outcome = "no difference"
@@ -78,14 +87,30 @@ def judge(
         else:
             outcome = "faster" if -(change if low is None else low) >= least else "small"
         found.append(
-            Judgement(name, tuple(base), tuple(head), typical, median(head), change, low, high, p, p_adjusted, outcome)
+            Judgement(
+                name, tuple(base), tuple(head), typical, median(head), change, low, high, p, p_adjusted, outcome, least
+            )
         )
     return found
 
 
-def smallest_p(base: int, head: int) -> float:
-    """The smallest p value that so many runs a side can give: all of one side beyond all of the other."""
-    return min(1.0, 2 / comb(base + head, base)) if base and head else 1.0
+_GRAVITY = ("slower", "inconclusive", "faster", "small", "no difference")
+
+
+def gravest(judgements: Sequence[Judgement]) -> Judgement | None:
+    """The judgement that matters most; of several alike that of replays, which is what serves. None of none."""
+    return min(judgements, key=lambda j: (_GRAVITY.index(j.outcome), not j.metric.endswith("graph")), default=None)
+
+
+def least_p(base: Sequence[float], head: Sequence[float]) -> float:
+    """The smallest p value that these very values could give, dealt otherwise: ties leave fewer ways to be extreme."""
+    if not base or not head:
+        return 1.0
+    ranks = sorted(_doubled_ranks([*base, *head]))
+    counts = _rank_sums(tuple(ranks), len(base))
+    distance = np.abs(np.arange(len(counts)) - len(base) * (len(ranks) + 1))
+    farthest = distance[counts > 0].max()
+    return float(counts[distance >= farthest].sum() / counts.sum())
 
 
 def mann_whitney(base: Sequence[float], head: Sequence[float]) -> float:

@@ -18,11 +18,22 @@ from traceql.derived.layers import layers
 from traceql.derived.ops import op_costs
 from traceql.derived.period_parts import OUTSIDE, main_device, period_parts
 from traceql.derived.step_metrics import METRICS, step_metrics
+from traceql.derived.typical_steps import counting, middle, timed_steps
 from traceql.errors import UsageError
 from traceql.run_manifest import UNPROFILED
 from traceql.trace import Trace
+from traceql.wording import duration
 
-Status = Literal["appeared", "vanished", "slower", "faster", "same"]
+Status = Literal["appeared", "vanished", "slower", "faster", "same", "not comparable"]
+
+Detail = Literal["alike", "replays", "opaque"]
+"""How finely both sides recorded their GPU work: *alike*; *replays*: whole replays on one side, kernels on the other;
+*opaque*: replays without any device record on one side, recorded work on the other."""
+
+_OPAQUE_SHARE = 0.01
+"""Share of a period from which on what is not recorded decides that two sides cannot be compared part by part."""
+_REPLAY = "graph replay"
+_IN_GRAPH = "in-graph"
 
 _NOTICEABLE_NS = 1_000
 _NOTICEABLE_PCT = 2.0
@@ -31,10 +42,7 @@ _NOTICEABLE_PCT = 2.0
 
 @dataclass(frozen=True)
 class Side:
-    """One trace and the step that stands for it: of its kind, the one with the median period.
-
-    The trace's last step has no next one to end its period and is left out where there are others.
-    """
+    """One trace and the step that stands for its kind, as ``derived.typical_steps`` chooses it."""
 
     trace: Trace
     step_id: int
@@ -62,7 +70,10 @@ class Figure:
 
 @dataclass(frozen=True)
 class Contribution:
-    """One part of the periods: device time by ``what`` (gpu, idle or unrecorded), role and, where split so far, name."""
+    """One part of the periods: device time by ``what`` (gpu, idle or unrecorded), role and, where split so far, name.
+
+    ``comparable`` is false where one side did not record what the other did: then a zero says nothing.
+    """
 
     what: str
     role: str
@@ -71,6 +82,7 @@ class Contribution:
     head_count: int
     base_ns: int
     head_ns: int
+    comparable: bool = True
 
     @property
     def delta_ns(self) -> int:
@@ -78,6 +90,8 @@ class Contribution:
 
     @property
     def status(self) -> Status:
+        if not self.comparable:
+            return "not comparable"
         if not self.base_ns and not self.base_count:
             return "appeared"
         if not self.head_ns and not self.head_count:
@@ -111,6 +125,7 @@ class StepComparison:
     parts: tuple[Contribution, ...]
     ops: tuple[OpChange, ...]
     notes: tuple[str, ...]
+    detail: Detail = "alike"
 
     @property
     def delta_ns(self) -> int:
@@ -118,8 +133,17 @@ class StepComparison:
         return self.head.period_ns - self.base.period_ns
 
     def share_pct(self, contribution: Contribution) -> float | None:
-        """Its share of the difference; None when the periods are equal."""
-        return 100 * contribution.delta_ns / self.delta_ns if self.delta_ns else None
+        """Its share of the difference; None when the periods are equal, or it is not recorded alike on both sides."""
+        if not self.delta_ns or not contribution.comparable:
+            return None
+        return 100 * contribution.delta_ns / self.delta_ns
+
+    @property
+    def cancels(self) -> bool:
+        """Whether gains and losses nearly cancel, so that shares of the difference say little: it is less than a
+        quarter of what moved."""
+        moved = sum(abs(c.delta_ns) for c in self.roles)
+        return 4 * abs(self.delta_ns) < moved
 
 
 def compare(base: Trace, head: Trace, *, kind: str | None = None, batch_size: int | None = None) -> StepComparison:
@@ -131,14 +155,16 @@ def compare(base: Trace, head: Trace, *, kind: str | None = None, batch_size: in
     chosen = kind if kind is not None else _common_kind(base, head)
     sizes = _batch_sizes(base, head, chosen, batch_size)
     one, other = _side(base, chosen, sizes[0]), _side(head, chosen, sizes[1])
+    detail = _detail(one, other)
     return StepComparison(
         one,
         other,
         figures=_figures(one, other),
-        roles=_contributions(one, other, by=["what", "role"]),
-        parts=_contributions(one, other, by=["what", "role", "name"]),
+        roles=_contributions(one, other, detail, by=["what", "role"]),
+        parts=_contributions(one, other, detail, by=["what", "role", "name"]),
         ops=_ops(base, head),
         notes=tuple(_notes(one, other)),
+        detail=detail,
     )
 
 
@@ -146,7 +172,7 @@ def compare(base: Trace, head: Trace, *, kind: str | None = None, batch_size: in
 
 
 def _common_kind(base: Trace, head: Trace) -> str | None:
-    totals = [dict(_steps(t).group_by("kind").agg(pl.col("period_ns").sum()).rows()) for t in (base, head)]
+    totals = [dict(timed_steps(t).group_by("kind").agg(pl.col("period_ns").sum()).rows()) for t in (base, head)]
     for trace, total in zip((base, head), totals, strict=True):
         if not total:
             raise UsageError(
@@ -166,7 +192,7 @@ def _batch_sizes(base: Trace, head: Trace, kind: str | None, wanted: int | None)
     if wanted is not None:
         return wanted, wanted
     totals = [
-        dict(_of_kind(_steps(t), kind).group_by("batch_size").agg(pl.col("period_ns").sum()).rows())
+        dict(_of_kind(timed_steps(t), kind).group_by("batch_size").agg(pl.col("period_ns").sum()).rows())
         for t in (base, head)
     ]
     common = totals[0].keys() & totals[1].keys()
@@ -177,30 +203,44 @@ def _batch_sizes(base: Trace, head: Trace, kind: str | None, wanted: int | None)
     return mains[0], mains[1]
 
 
-def _steps(trace: Trace) -> pl.DataFrame:
-    return trace.table("steps").filter(pl.col("period_ns") > 0)
-
-
 def _of_kind(steps: pl.DataFrame, kind: str | None) -> pl.DataFrame:
     return steps.filter(pl.col("kind").eq_missing(pl.lit(kind, pl.String)))
 
 
 def _side(trace: Trace, kind: str | None, batch_size: int | None) -> Side:
-    alike = _of_kind(_steps(trace), kind).filter(pl.col("batch_size").eq_missing(pl.lit(batch_size, pl.Int64)))
+    alike = _of_kind(timed_steps(trace), kind).filter(pl.col("batch_size").eq_missing(pl.lit(batch_size, pl.Int64)))
     if alike.is_empty():
         meant = f"{kind or ''} step" + (f" of batch size {batch_size}" if batch_size is not None else "")
-        has = _steps(trace).select("kind", "batch_size").unique().sort("kind", "batch_size").rows()
+        has = timed_steps(trace).select("kind", "batch_size").unique().sort("kind", "batch_size").rows()
         listed = ", ".join(f"{k or 'unknown'} {b if b is not None else ''}".strip() for k, b in has)
         raise UsageError(f"{trace.path.name}: no {meant.strip()}; it has: {listed or 'no steps'}")
-    whole = alike if alike.height < 3 else alike.filter(pl.col("step_id") < _steps(trace)["step_id"].max())
-    middle = whole.sort("period_ns", "step_id").row((whole.height - 1) // 2, named=True)
-    return Side(trace, middle["step_id"], kind, batch_size, middle["period_ns"], alike.height)
+    typical = middle(counting(alike), "period_ns")
+    return Side(trace, typical["step_id"], kind, batch_size, typical["period_ns"], alike.height)
 
 
 # --- what differs ----------------------------------------------------------------------------------------------------
 
 
-def _contributions(base: Side, head: Side, *, by: list[str]) -> tuple[Contribution, ...]:
+def _detail(base: Side, head: Side) -> Detail:
+    """How finely the two sides recorded."""
+
+    def holds(side: Side, rows: pl.Expr) -> bool:
+        found = int(period_parts(side.trace, side.step_id).filter(rows)["ns"].sum())
+        return found > _OPAQUE_SHARE * side.period_ns
+
+    for detail, rows in (("opaque", pl.col("what") == "unrecorded"), ("replays", pl.col("role") == _REPLAY)):
+        if holds(base, rows) != holds(head, rows):
+            return detail  # type: ignore[return-value]
+    return "alike"
+
+
+def _comparable(what: str, role: str, detail: Detail) -> bool:
+    if detail == "replays":
+        return what == "idle" and role != _IN_GRAPH
+    return detail == "alike"
+
+
+def _contributions(base: Side, head: Side, detail: Detail, *, by: list[str]) -> tuple[Contribution, ...]:
     sums = [
         period_parts(side.trace, side.step_id).group_by(by).agg(pl.col("count").sum(), pl.col("ns").sum())
         for side in (base, head)
@@ -213,7 +253,10 @@ def _contributions(base: Side, head: Side, *, by: list[str]) -> tuple[Contributi
     )
     name = pl.col("name") if "name" in by else pl.lit(None, pl.String).alias("name")
     rows = joined.select("what", "role", name, "count", "count_head", "ns", "ns_head").rows()
-    return tuple(Contribution(*row) for row in rows)
+    return tuple(
+        Contribution(what, role, part, count, count_head, ns, ns_head, _comparable(what, role, detail))
+        for what, role, part, count, count_head, ns, ns_head in rows
+    )
 
 
 def _figures(base: Side, head: Side) -> tuple[Figure, ...]:
@@ -268,14 +311,12 @@ def _notes(base: Side, head: Side) -> list[str]:
         hidden = int(parts.filter(pl.col("what") == "unrecorded")["ns"].sum())
         if hidden:
             notes.append(
-                f"{which}: {hidden / 1000:,.0f} µs of the step may be graph replays that left no device record; "
-                "their kernels cannot be compared."
+                f"{which}: {duration(hidden)} of the step may be graph replays that left no device record; "
+                "their kernels cannot be compared. Record both with `nsys profile --cuda-graph-trace=node`."
             )
         outside = int(parts.filter(pl.col("role") == OUTSIDE)["ns"].sum())
         if outside > side.period_ns / 100:
-            notes.append(
-                f"{which}: {outside / 1000:,.0f} µs of the step lie before the first or after the last GPU work."
-            )
+            notes.append(f"{which}: {duration(outside)} of the step lie before the first or after the last GPU work.")
         if parts.is_empty():
             notes.append(f"{which}: the step has no GPU work in the trace; nothing explains its period.")
         if side.steps < 3:

@@ -33,6 +33,8 @@ def memoised(function: Callable[Concatenate[Trace, _P], _R]) -> Callable[Concate
 
 _PROVIDERS = {
     "steps": "steps.steps",
+    "step_devices": "step_devices.step_devices",
+    "critical_path": "critical_path.critical_path",
     "launches": "launches.launches",
     "gpu_ops": "gpu_ops.gpu_ops",
     "graph_launches": "graphs.graph_launches",
@@ -47,6 +49,7 @@ _PROVIDERS = {
     "gemms": "gemms.gemms",
     "roofline": "kernel_roofline.roofline",
     "step_floor": "step_floor.step_floor",
+    "token_latencies": "token_latencies.token_latencies",
     "ncu_matches": "ncu_join.ncu_matches",
     "collectives": "collectives.collectives",
     "collective_overlap": "collective_overlap.collective_overlap",

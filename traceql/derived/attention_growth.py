@@ -16,12 +16,13 @@ from traceql.trace import Trace
 
 @memoised
 def attention_steps(trace: Trace) -> pl.DataFrame:
-    """Decode steps with attention kernels: step_id, batch_size, period_ns, gpu_busy_ns, start_ns, attention_ns, kernels
-    (attention kernels), run (steps of one run follow each other with equal batch size and kernel count) and position
-    (0-based in the run)."""
+    """Decode steps with attention kernels on the device that stands for them: step_id, batch_size, period_ns, gpu_busy_ns,
+    start_ns, attention_ns, kernels (attention kernels), run (steps of one run follow each other with equal batch size
+    and kernel count) and position (0-based in the run)."""
     attention = (
         trace.table("kernels")
-        .filter((pl.col("category") == "attention") & pl.col("step_id").is_not_null())
+        .filter(pl.col("category") == "attention")
+        .join(steps(trace), on=["step_id", "device"], how="semi")
         .group_by("step_id")
         .agg(attention_ns=pl.col("dur_ns").sum(), kernels=pl.len().cast(pl.Int64))
     )

@@ -10,9 +10,9 @@ _OPS = {
     "reduce_scatter": r"reduce_?scatter",
     "all_reduce": r"all_?reduce|cross_device_reduce|one_?shot|two_?shot|multimem_reduce",
     "all_gather": r"all_?gather",
-    "all_to_all": r"all_?to_?all",
     "dispatch": r"dispatch",
     "combine": r"combine",
+    "all_to_all": r"all_?to_?all|a2a",
     "broadcast": r"broadcast",
     "send_recv": r"send_?recv|(?:^|[^a-z])(?:nccl)?(?:send|recv|put|get)\b",
     "barrier": r"barrier",
@@ -22,6 +22,9 @@ _OPS = {
 
 _LIBRARIES = {
     "deepep": r"deep_?ep::|intranode::|internode::|internode_ll::",
+    "pplx": r"pplx::",
+    "mscclpp": r"mscclpp",
+    "quick reduce": r"quick_?reduce",
     "multimem": r"multimem",
     "custom all-reduce": r"cross_device_reduce",
     "nvshmem": r"nvshmem",
@@ -79,7 +82,7 @@ def protocol(name: pl.Expr) -> pl.Expr:
 def dtype(name: pl.Expr) -> pl.Expr:
     """Element type from NCCL's abbreviation (``_Sum_bf16_RING``) or a custom all-reduce's template argument."""
     nccl = name.str.extract(r"_(?:Sum|Prod|MinMax|Min|Max|PreMulSum|SumPostDiv|Avg)_(\w+?)(?:_[A-Z]|\(|$)")
-    template = name.str.extract(r"cross_device_reduce_\w+?<(?:__)?(?:nv_)?(\w+)")
+    template = name.str.extract(r"cross_device_reduce_\w+?<(?:__)?(?:nv_|hip_)?(\w+)")
     return pl.coalesce(nccl.replace_strict(_DTYPES, default=None, return_dtype=pl.String), template)
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import polars as pl
 
 from traceql.derived import collective_names as names
-from traceql.derived import intervals, memoised
+from traceql.derived import intervals, memoised, recorded_inputs
 from traceql.derived.launches import launches
 from traceql.dtypes import element_size_bytes
 from traceql.trace import Trace
@@ -100,7 +98,7 @@ def _stated(calls: pl.DataFrame) -> pl.DataFrame:
     """``collective_calls`` with ``op`` and ``bytes`` as ``collectives`` counts them."""
     sizes = {name: element_size_bytes(name) for name in calls["dtype"].drop_nulls().unique()}
     element = pl.col("dtype").replace_strict(sizes, default=None, return_dtype=pl.Float64)
-    ranks = pl.col("world_size")
+    ranks = pl.col("world_size").cast(pl.Float64)  # a product that fits no Int64 becomes null
     one = pl.coalesce("in_elements", "out_elements")
     gathered = pl.coalesce("out_elements", pl.col("in_elements") * ranks)
     scattered = pl.coalesce("in_elements", pl.col("out_elements") * ranks)
@@ -113,7 +111,7 @@ def _stated(calls: pl.DataFrame) -> pl.DataFrame:
     )
     whole = pl.when(pl.col("op").is_in(_PER_RANK)).then(pl.col("bytes") * ranks).otherwise("bytes")
     return calls.with_columns(op=names.op(pl.col("name"))).with_columns(
-        bytes=pl.coalesce(whole, (elements * element).cast(pl.Int64))
+        bytes=pl.coalesce(whole.cast(pl.Int64, strict=False), (elements * element).cast(pl.Int64, strict=False))
     )
 
 
@@ -139,16 +137,14 @@ def _in_shapes(trace: Trace, kernels: pl.DataFrame) -> pl.DataFrame:
 def _first_input(shapes: str | None, dtypes: str | None) -> tuple[int | None, str | None]:
     """Bytes and type of the first tensor in an operator's inputs as recorded; (None, None) without one."""
     try:
-        pairs = zip(json.loads(shapes or "[]"), json.loads(dtypes or "[]"), strict=False)
-    except json.JSONDecodeError:
-        return None, None
-    for shape, dtype in pairs:
-        size = element_size_bytes(dtype) if isinstance(dtype, str) and dtype else None
-        if size and shape and all(isinstance(extent, int) for extent in shape):
-            elements = 1
-            for extent in shape:
-                elements *= extent
-            return round(elements * size), dtype
+        for shape, dtype in zip(
+            recorded_inputs.extents(shapes) or [], recorded_inputs.types(dtypes) or [], strict=False
+        ):
+            size = element_size_bytes(dtype) if isinstance(dtype, str) and dtype else None
+            if size and shape:
+                return round(recorded_inputs.elements(shape) * size), dtype
+    except (ValueError, TypeError):
+        pass
     return None, None
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from math import prod
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from traceql.derived import memoised
+from traceql.derived import memoised, recorded_inputs
 from traceql.derived.gpu_ops import gpu_ops
 from traceql.derived.host import nearest
 from traceql.derived.host_calls import op_callers
@@ -43,7 +42,7 @@ def copies(trace: Trace) -> pl.DataFrame:
     gpu_op_id, step_id, layer, dur_ns, kernel; op (the outermost of the copying operators around it), caller_op and
     frame (the operator and the Python frame that called it; null where not recorded), shape, from_strides, from_dtype,
     to_dtype, moved_bytes (read plus written), null without shapes; host_ns (CPU time of the outermost operator, 0 in a
-    replay), replayed.
+    replay), outer_id (the op_id of that operator, null in a replay), replayed.
     """
     own = _launched(trace).with_columns(replayed=pl.lit(False))
     return pl.concat([own, _replayed(trace, own.columns)]).sort("gpu_op_id")
@@ -60,7 +59,7 @@ def _launched(trace: Trace) -> pl.DataFrame:
         .unnest("form")
         .join(_outermost(trace), on="op_id")
         .join(host, on="outer_id", how="left")
-        .select("op_id", "op", "caller_op", "frame", "host_ns", *_FORM.to_schema())
+        .select("op_id", "outer_id", "op", "caller_op", "frame", "host_ns", *_FORM.to_schema())
     )
     on_device = (pl.col("kind") == "kernel") | pl.col("name").is_in(["memcpy DtoD"])
     layer = layer_kernels(trace).select("layer", source_id="kernel_id", kind=pl.lit("kernel"))
@@ -71,7 +70,7 @@ def _launched(trace: Trace) -> pl.DataFrame:
         .join(layer, on=["source_id", "kind"], how="left")
         .select(
             "gpu_op_id", "step_id", "layer", "dur_ns", pl.col("name").alias("kernel"), "op", "caller_op", "frame",
-            *_FORM.to_schema(), "host_ns",
+            *_FORM.to_schema(), "host_ns", "outer_id",
         )
     )  # fmt: skip
 
@@ -93,7 +92,7 @@ def _replayed(trace: Trace, columns: list[str]) -> pl.DataFrame:
         .join(aligned.select("kernel_id", "eager_kernel_id"), on="kernel_id")
         .join(twins, on="eager_kernel_id")
         .join(layer, on="kernel_id", how="left")
-        .with_columns(host_ns=pl.lit(0, pl.Int64), replayed=pl.lit(True))
+        .with_columns(host_ns=pl.lit(0, pl.Int64), outer_id=pl.lit(None, pl.Int64), replayed=pl.lit(True))
         .select(columns)
     )
 
@@ -103,7 +102,7 @@ def _outermost(trace: Trace) -> pl.DataFrame:
     that called that one (``caller_op``) and the Python frame around it."""
     ops = cpu_ops(trace)
     parent = ops["parent_id"].fill_null(-1).to_numpy()
-    copying = ops["name"].is_in(_ON_BEHALF).to_numpy()
+    copying = ops["name"].is_in(_ON_BEHALF).fill_null(False).to_numpy()
     top = nearest(copying & ~np.append(copying, False)[parent], parent, itself=True)
     found = ops.select("op_id", outer_id=pl.Series(top, dtype=pl.Int64)).filter(copying)
     names = ops.select(outer_id="op_id", op="name", caller_id="parent_id")
@@ -121,14 +120,14 @@ def copy_form(shapes: str | None, strides: str | None, dtypes: str | None) -> di
     """Shape, source layout, types and bytes moved of an ``aten::copy_`` with these recorded inputs; None when they do
     not tell. Its first input is the target, the second the source."""
     try:
-        (target, source), types = json.loads(shapes or "null")[:2], json.loads(dtypes or "null")
-        layout = json.loads(strides)[1] if strides else None
+        (target, source), types = recorded_inputs.extents(shapes)[:2], recorded_inputs.types(dtypes)
+        layout = recorded_inputs.extents(strides)[1] if strides else None
         to_dtype, from_dtype = (str(t).removeprefix("c10::") for t in types[:2])
-        count, read = prod(target), prod(source)
+        count, read = recorded_inputs.elements(target), recorded_inputs.elements(source)
     except (ValueError, TypeError, IndexError):
         return None
-    sizes = [element_size_bytes(t) for t in (to_dtype, from_dtype)]
-    moved = None if None in sizes else round(sizes[0] * count + sizes[1] * read)
+    to_size, from_size = element_size_bytes(to_dtype), element_size_bytes(from_dtype)
+    moved = None if to_size is None or from_size is None else round(to_size * count + from_size * read)
     return {
         "shape": json.dumps(target),
         "from_strides": None if layout is None else json.dumps(layout),

@@ -9,9 +9,12 @@ import polars as pl
 
 from traceql.derived import memoised
 from traceql.derived.copies import copies
+from traceql.derived.fixes import operator_time
 from traceql.derived.gpu_work import gpu_work
 from traceql.derived.host_path import host_path
+from traceql.fix import Fix
 from traceql.trace import Trace
+from traceql.wording import duration
 
 
 @memoised
@@ -25,6 +28,11 @@ def copy_costs(trace: Trace) -> pl.DataFrame:
         .with_columns(pl.col("host_bound").fill_null(False))
         .with_columns(cost_ns=pl.when(pl.col("host_bound") & ~pl.col("replayed")).then("host_ns").otherwise("dur_ns"))
     )
+
+
+def copying(trace: Trace, rows: pl.DataFrame) -> Fix:
+    """Without these copies (rows of ``copy_costs``), and without the operators that asked for them."""
+    return Fix.device_time(rows.select("gpu_op_id", saved_ns="dur_ns")) | operator_time(trace, rows["outer_id"])
 
 
 PATTERN = ["op", "caller_op", "frame", "shape", "from_strides", "from_dtype", "to_dtype"]
@@ -69,20 +77,25 @@ def described(pattern: dict[str, Any]) -> str:
     return f"{text} in {where}" if where else text
 
 
+def spent(gpu_ns: int, host_ns: int) -> str:
+    """What copies take on either side, in words; copies in a graph replay take no host time."""
+    return f"{duration(gpu_ns)} on the GPU" + (f" and {duration(host_ns)} on the host" if host_ns else "")
+
+
 def pattern_row(pattern: dict[str, Any]) -> dict[str, Any]:
     """One row of the table of patterns."""
     gpu_ns, moved = pattern["gpu_ns"], pattern["moved_bytes"]
     return {
         "op": pattern["op"],
+        "count": pattern["count"],
+        "gpu_us": gpu_ns / 1000,
+        "host_us": pattern["host_ns"] / 1000,
         "needed_by": pattern["frame"] or pattern["caller_op"],
         "shape": pattern["shape"],
         "source_strides": pattern["from_strides"],
         "from_dtype": pattern["from_dtype"],
         "to_dtype": pattern["to_dtype"],
-        "count": pattern["count"],
         "layers": pattern["layers"],
-        "gpu_us": gpu_ns / 1000,
-        "host_us": pattern["host_ns"] / 1000,
         "moved_bytes": moved or None,
         "achieved_gb_per_s": moved / gpu_ns if moved and gpu_ns else None,
         "kernel": pattern["kernel"],

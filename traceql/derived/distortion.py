@@ -5,14 +5,10 @@ from __future__ import annotations
 import polars as pl
 
 from traceql.derived import intervals, memoised
-from traceql.derived.compilation import LOADING
-from traceql.derived.host import placed_overheads
+from traceql.derived.host import profiler_overheads
 from traceql.derived.steps import marks, steps
 from traceql.run_manifest import UNPROFILED
 from traceql.trace import Trace
-
-_NOT_PROFILER = rf"{LOADING}|(?i)command buffer full"
-"""Overhead rows that are the program's own: kernels loaded on first use, launches that wait for room in the queue."""
 
 
 def unprofiled_step_ns(trace: Trace) -> int | None:
@@ -22,11 +18,25 @@ def unprofiled_step_ns(trace: Trace) -> int | None:
     return round(number[0] * 1e6) if len(number) and number[0] > 0 else None
 
 
+def host_time_ratio(trace: Trace, step_id: int) -> float | None:
+    """Time beside the GPU's work in the unprofiled decode step over that in the recorded one; None where one is unknown.
+
+    A profiler slows the host, not the GPU: host time that a fix saves is this much of what it saves in the recording.
+    """
+    unprofiled = unprofiled_step_ns(trace)
+    step = steps(trace).row(by_predicate=pl.col("step_id") == step_id, named=True)
+    busy, period = step["gpu_busy_ns"], step["period_ns"]
+    if unprofiled is None or step["kind"] not in (None, "decode") or busy is None or period <= busy:
+        return None
+    ratio: float = max(0, unprofiled - busy) / (period - busy)
+    return ratio
+
+
 @memoised
 def step_overheads(trace: Trace) -> pl.DataFrame:
     """step_id → ``overhead_ns``: profiler overhead that began in the step's period on the thread of its mark.
 
-    Rows that are the program's own doing are left out.
+    What CUDA itself does is left out.
     """
     period = steps(trace).select("step_id", "period_ns")
     periods = (
@@ -36,8 +46,8 @@ def step_overheads(trace: Trace) -> pl.DataFrame:
         .with_columns(end_ns=pl.col("start_ns") + pl.col("period_ns"))
     )
     rows = (
-        placed_overheads(trace)
-        .filter(~pl.col("kind").str.contains(_NOT_PROFILER) & (pl.col("dur_ns") > 0))
+        profiler_overheads(trace)
+        .filter(pl.col("dur_ns") > 0)
         .with_columns(end_ns=pl.col("start_ns") + pl.col("dur_ns"))
     )
     held = intervals.holding(rows, "start_ns", periods, "step_id", ["pid", "tid"])

@@ -119,7 +119,7 @@ def _classes(timeline: HostTimeline) -> pl.Series:
     classes = timeline.activities.select(
         pl.when(kind == "profiler").then(_PROFILER)
         .when(pl.col("waits")).then(_WAIT)
-        .when(kind == "runtime").then(_RUNTIME)
+        .when(kind.is_in(["runtime", "driver"])).then(_RUNTIME)
         .when(pl.col("in_op")).then(_OP)
         .when(kind == "range").then(_RANGE)
         .otherwise(_PYTHON)

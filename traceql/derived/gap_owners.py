@@ -20,6 +20,7 @@ from traceql.derived.gaps import gaps
 from traceql.derived.gpu_ops import gpu_ops
 from traceql.derived.graphs import graph_boundaries
 from traceql.derived.host_calls import allocations, blocking_copies, in_step_calls
+from traceql.derived.opaque_replays import opaque_windows
 from traceql.derived.step_costs import HOST_CAUSES, step_gap_parts
 from traceql.trace import Trace
 
@@ -61,9 +62,10 @@ def _places(trace: Trace) -> pl.DataFrame:
     found = (
         gaps(trace).filter(pl.col("step_id").is_not_null()).select("gap_id", "step_id", "device", "start_ns", "end_ns")
     )
+    place = ["step_id", "device", "start_ns"]
     first = (
-        gpu_ops(trace)
-        .filter(pl.col("step_id").is_not_null())
+        pl.concat([gpu_ops(trace).select(place), opaque_windows(trace).select(place)])
+        .drop_nulls()
         .group_by("step_id", "device")
         .agg(first_ns=pl.col("start_ns").min())
     )

@@ -4,40 +4,62 @@ from __future__ import annotations
 
 import polars as pl
 
-from traceql.derived import api, intervals, memoised
+from traceql.derived import intervals, memoised
 from traceql.derived.gap_host import host_parts
 from traceql.derived.gpu_ops import gpu_ops
 from traceql.derived.launches import launches
+from traceql.derived.opaque_replays import NAME, opaque_windows
 from traceql.trace import Trace
-
-_FAR = 2**62
-"""Beyond any time of a trace, ns."""
 
 
 @memoised
 def _gaps(trace: Trace) -> pl.DataFrame:
     """One row a gap: place, neighbours, and the launch call of the work that ended it."""
-    ops = gpu_ops(trace).filter(pl.col("device").is_not_null())
+    work = _work(trace)
     reaches = pl.col("end_ns") == pl.col("end_ns").cum_max()
     first_of_launch = pl.col("gpu_op_id").min().over("launch_id") == pl.col("gpu_op_id")
-    before = pl.when(reaches).then("gpu_op_id").forward_fill().shift(1).over("device", order_by=["start_ns", "end_ns"])
-    with_before = ops.with_columns(before_op_id=before, first_of_launch=first_of_launch)
+    neighbour = pl.when(reaches).then(pl.struct(before_op_id="gpu_op_id", before="name"))
+    before = neighbour.forward_fill().shift(1).over("device", order_by=["start_ns", "end_ns"])
+    with_before = work.with_columns(before.alias("neighbour"), first_of_launch=first_of_launch)
     found = intervals.idle(with_before, ["device"]).sort("device", "start_ns", maintain_order=True)
     calls = launches(trace).select(
         "launch_id", launch_name="name", launch_start="start_ns",
         launch_end=pl.col("start_ns") + pl.col("dur_ns"), launch_pid="pid", launch_tid="tid",
     )  # fmt: skip
-    names = ops.select(before_op_id="gpu_op_id", before="name")
     return (
         found.select(
             pl.int_range(pl.len(), dtype=pl.Int64).alias("gap_id"),
-            "rank", "device", "before_op_id", "launch_id", "launch_kind", "first_of_launch", "step_id",
+            "rank", "device", "launch_id", "launch_kind", "first_of_launch", "step_id",
+            pl.col("neighbour").struct.unnest(),
             start_ns="gap_start_ns", dur_ns="gap_ns", end_ns="start_ns", after="name", after_op_id="gpu_op_id",
         )
-        .join(names, on="before_op_id", how="left", maintain_order="left")
         .join(calls, on="launch_id", how="left", maintain_order="left")
-        .pipe(_assigned_to_steps, ops)
+        .pipe(_assigned_to_steps, work)
     )  # fmt: skip
+
+
+def _work(trace: Trace) -> pl.DataFrame:
+    """All between which a device is idle: its GPU work, and windows in which a replay without record may have run.
+
+    A window is cut to the end of the recorded work: nothing shows that the device was idle after that.
+    """
+    columns = [
+        "gpu_op_id", "rank", "device", "name", "launch_id", "launch_kind", "step_id", "start_ns", "end_ns",
+    ]  # fmt: skip
+    ops = gpu_ops(trace).filter(pl.col("device").is_not_null()).select(columns)
+    windows = opaque_windows(trace)
+    if windows.is_empty():
+        return ops
+    recorded = ops.group_by("device").agg(first=pl.col("start_ns").min(), last=pl.col("end_ns").max())
+    hidden = (
+        windows.join(recorded, on="device")
+        .with_columns(pl.max_horizontal("start_ns", "first"), pl.min_horizontal("end_ns", "last"))
+        .filter(pl.col("end_ns") > pl.col("start_ns"))
+        .with_columns(name=pl.lit(NAME), launch_kind=pl.lit("graph"))
+    )
+    return pl.concat([ops, hidden.drop("first", "last")], how="diagonal_relaxed").sort(
+        "start_ns", "end_ns", maintain_order=True
+    )
 
 
 def _assigned_to_steps(gaps: pl.DataFrame, ops: pl.DataFrame) -> pl.DataFrame:
@@ -75,14 +97,11 @@ def _assigned_to_steps(gaps: pl.DataFrame, ops: pl.DataFrame) -> pl.DataFrame:
 @memoised
 def gap_parts(trace: Trace) -> pl.DataFrame:
     """The contract's ``gap_parts``: each gap cut by cause, in order of time; parts of a gap add up to it exactly."""
-    found = _gaps(trace)
-    visible = _outside_opaque(found, opaque_windows(trace))
-    hidden = _opaque_parts(found, opaque_windows(trace))
+    found = _gaps(trace).with_columns(gap_start="start_ns")
     whole = _whole_gap_cause()
     parts = [
-        hidden,
-        visible.with_columns(cause=whole).filter(pl.col("cause").is_not_null()).select(_PART),
-        *host_parts(trace, visible.filter(whole.is_null())),
+        found.with_columns(cause=whole).filter(pl.col("cause").is_not_null()).select(_PART),
+        *host_parts(trace, found.filter(whole.is_null())),
     ]
     order = ["gap_id", "start_ns"]
     return pl.concat(parts).filter(pl.col("end_ns") > pl.col("start_ns")).sort(order).pipe(_merged)
@@ -104,88 +123,6 @@ def _whole_gap_cause() -> pl.Expr:
         .when(pl.col("launch_end") <= pl.col("gap_start"))
         .then(pl.lit("device latency"))
     )
-
-
-# --- replays that left no record --------------------------------------------------------------------------------
-
-
-@memoised
-def opaque_windows(trace: Trace) -> pl.DataFrame:
-    """When a replay without device record may have run: device, start_ns, end_ns; disjoint, sorted.
-
-    From its launch call to the end of the next synchronising call on that thread: the work is done by then. With no
-    such call, to the end of the trace. The call does not say its device: every device of the process is meant.
-    """
-    calls = launches(trace)
-    unrecorded = calls.filter((pl.col("kind") == "graph") & (pl.col("gpu_ops") == 0))
-    if unrecorded.is_empty():
-        return pl.DataFrame(schema={"device": pl.Int64, "start_ns": pl.Int64, "end_ns": pl.Int64})
-    name = pl.col("name")
-    waits = (
-        trace.loaded["runtime_calls"]
-        .filter(name.str.contains(api.SYNCHRONIZE) | (name.str.contains(api.MEMCPY) & ~name.str.contains("Async")))
-        .select("pid", "tid", wait_start="start_ns", end_ns=pl.col("start_ns") + pl.col("dur_ns"))
-        .sort("wait_start")
-    )
-    devices = gpu_ops(trace).select("pid", "device").drop_nulls().unique()
-    return (
-        unrecorded.select("pid", "tid", "start_ns")
-        .sort("start_ns")
-        .join_asof(
-            waits,
-            left_on="start_ns",
-            right_on="wait_start",
-            by=["pid", "tid"],
-            strategy="forward",
-            check_sortedness=False,
-        )
-        .with_columns(pl.col("end_ns").fill_null(_FAR))
-        .join(devices, on="pid")
-        .sort("device", "start_ns")
-        .with_columns(new=(pl.col("start_ns") > pl.col("end_ns").cum_max().shift(1).over("device")).fill_null(True))
-        .with_columns(window=pl.col("new").cum_sum().over("device"))
-        .group_by("device", "window", maintain_order=True)
-        .agg(pl.col("start_ns").min(), pl.col("end_ns").max())
-        .drop("window")
-    )
-
-
-def _overlaps(gaps: pl.DataFrame, windows: pl.DataFrame) -> pl.DataFrame:
-    """Each (gap, window) overlap as start_ns, end_ns with gap_id."""
-    return (
-        gaps.select("gap_id", "device", gap_start="start_ns", gap_end="end_ns")
-        .join(windows, on="device")
-        .filter((pl.col("start_ns") < pl.col("gap_end")) & (pl.col("end_ns") > pl.col("gap_start")))
-        .select(
-            "gap_id",
-            start_ns=pl.max_horizontal("start_ns", "gap_start"),
-            end_ns=pl.min_horizontal("end_ns", "gap_end"),
-        )
-        .sort("gap_id", "start_ns")
-    )
-
-
-def _opaque_parts(gaps: pl.DataFrame, windows: pl.DataFrame) -> pl.DataFrame:
-    return _overlaps(gaps, windows).with_columns(cause=pl.lit("opaque replay")).select(_PART)
-
-
-def _outside_opaque(gaps: pl.DataFrame, windows: pl.DataFrame) -> pl.DataFrame:
-    """The stretches of each gap outside the windows; a gap without any is one stretch. Keeps ``gap_start``."""
-    plain = gaps.with_columns(gap_start="start_ns")
-    if windows.is_empty():
-        return plain
-    hidden = _overlaps(gaps, windows)
-    edges = pl.concat(
-        [
-            gaps.select("gap_id", start_ns="start_ns"),
-            hidden.select("gap_id", start_ns="end_ns"),
-        ]
-    ).sort("gap_id", "start_ns")
-    stops = pl.concat([hidden.select("gap_id", end_ns="start_ns"), gaps.select("gap_id", "end_ns")]).sort(
-        "gap_id", "end_ns"
-    )
-    stretches = edges.with_columns(stops.get_column("end_ns")).filter(pl.col("end_ns") > pl.col("start_ns"))
-    return stretches.join(plain.drop("start_ns", "end_ns"), on="gap_id", how="left", maintain_order="left")
 
 
 def _merged(parts: pl.DataFrame) -> pl.DataFrame:

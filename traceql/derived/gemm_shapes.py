@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import polars as pl
 
+from traceql.derived import recorded_inputs
 from traceql.dtypes import dtype_class, element_size_bytes
 
 
@@ -19,7 +18,8 @@ class _Layout:
     """Where an operator keeps its operands.
 
     ``left`` and ``right`` are input positions; ``transposed``: the right one is [N, K]; ``per_element``: values that
-    one stored element holds (FP4 in bytes: 2); ``result_bytes``: element size of the result, None for the usual one.
+    one stored element holds (FP4 in bytes: 2); ``result_bytes``: element size of the result, None for the usual one;
+    ``summed``: the products of the batch are added into one result.
     """
 
     left: int = 0
@@ -27,6 +27,7 @@ class _Layout:
     transposed: bool = False
     per_element: int = 1
     result_bytes: float | None = None
+    summed: bool = False
 
 
 _ADDED = _Layout(1, 2)  # the first input is added to the product
@@ -34,8 +35,8 @@ _ATEN = {
     "aten::mm": _Layout(), "aten::bmm": _Layout(), "aten::mv": _Layout(), "aten::_scaled_mm": _Layout(),
     "aten::_int_mm": _Layout(result_bytes=4), "aten::_weight_int8pack_mm": _Layout(transposed=True),
     "aten::_weight_int4pack_mm": _Layout(), "aten::matmul": _Layout(), "aten::linear": _Layout(transposed=True),
-    "aten::addmm": _ADDED, "aten::addmv": _ADDED, "aten::baddbmm": _ADDED, "aten::addbmm": _ADDED,
-    "aten::_addmm_activation": _ADDED,
+    "aten::addmm": _ADDED, "aten::addmv": _ADDED, "aten::baddbmm": _ADDED,
+    "aten::addbmm": _Layout(1, 2, summed=True), "aten::_addmm_activation": _ADDED,
 }  # fmt: skip
 
 _EXTENSIONS = {
@@ -55,6 +56,8 @@ CUSTOM_GEMM = r"(?i)^[\w.]+::\w*(?:_mm|gemm|matmul|linear|_mm_azp|_bf16_nt)\w*$"
 """Names of extensions' GEMM operators; they count when their inputs multiply."""
 
 _TRANSPOSED_NAME = re.compile(r"(?i)linear|_nt$")
+_GROUPED_NAME = re.compile(r"(?i)group|moe|expert|ragged|masked|segment|s?gmv|lora")
+"""Products of groups of rows with different weights (experts, adapters): how many rows each has is not recorded."""
 _PACKED_BITS = (2, 3, 4, 8)
 
 FORM = pl.Struct(
@@ -71,20 +74,43 @@ def gemm_form(name: str, shapes: str | None, dtypes: str | None) -> dict[str, An
     FLOPs = 2·batch·M·N·K, bytes = each operand and the result once at their element sizes; ``weight_bytes`` is the
     right operand alone, with the scales of packed weights.
     """
-    try:
-        dims, types = json.loads(shapes or "null"), json.loads(dtypes or "null")
-        form = _packed(name, dims, types) or _plain(name, _layout(name), dims, types)
-    except (ValueError, TypeError, IndexError, KeyError):
+    if _GROUPED_NAME.search(name):
         return None
-    return form
+    try:
+        dims, types = recorded_inputs.extents(shapes), recorded_inputs.types(dtypes)
+        layout = _known(name)
+        form = _packed(name, dims, types)
+        if form is None and layout is None:
+            layout = _guessed(name, dims, types)
+        form = form or (_plain(layout, dims, types) if layout else None)
+        return form if form and max(form["flops"], form["bytes"]) < recorded_inputs.MOST_COUNT else None
+    except (ValueError, TypeError, IndexError, KeyError, OverflowError):
+        return None
 
 
-def _layout(name: str) -> _Layout:
-    known = _ATEN.get(name) or _EXTENSIONS.get(name.rpartition("::")[2])
-    return known or _Layout(transposed=_TRANSPOSED_NAME.search(name) is not None)
+def _known(name: str) -> _Layout | None:
+    return _ATEN.get(name) or _EXTENSIONS.get(name.rpartition("::")[2])
 
 
-def _plain(name: str, layout: _Layout, dims: Any, types: Any) -> dict[str, Any] | None:
+def _guessed(name: str, dims: Any, types: Any) -> _Layout | None:
+    """The layout of an operator nobody listed: its first two inputs, unless others among its first four multiply too
+    (a result that is passed first); then nothing is concluded."""
+    transposed = _TRANSPOSED_NAME.search(name) is not None
+    kinds = [dtype_class(str(kind)) for kind in types[:4]]
+    operands = [i for i, kind in enumerate(kinds) if kind and len(dims[i]) > 1]
+    pairs = [(i, j) for i in operands for j in operands if i < j and (kinds[i] == kinds[j] or (i, j) == (0, 1))]
+    fitting = [(i, j) for i, j in pairs if _multiplies(dims[i], dims[j], transposed)]
+    return _Layout(transposed=transposed) if fitting == [(0, 1)] else None
+
+
+def _multiplies(left: Any, right: Any, transposed: bool) -> bool:
+    try:
+        return min(_sizes(left, right, transposed)) > 0
+    except (ValueError, TypeError):
+        return False
+
+
+def _plain(layout: _Layout, dims: Any, types: Any) -> dict[str, Any] | None:
     """Two operands of a known element type each."""
     left, right = dims[layout.left], dims[layout.right]
     left_type, right_type = str(types[layout.left]), str(types[layout.right])
@@ -96,7 +122,8 @@ def _plain(name: str, layout: _Layout, dims: Any, types: Any) -> dict[str, Any] 
         return None  # integers that hold something packed
     result_size = layout.result_bytes or max(sizes[0], 2.0)  # 8-bit products are written as 16-bit
     weight = sizes[1] * batch * k * n
-    moved = batch * sizes[0] * m * k + weight + batch * result_size * m * n
+    results = 1 if layout.summed else batch
+    moved = batch * sizes[0] * m * k + weight + results * result_size * m * n
     pairs = layout.per_element == 2 or (dtype_class(left_type) == "fp4" and sizes[0] == 1)  # two values an element
     names = ("nvfp4", "nvfp4") if pairs else (left_type, right_type)
     return _form((batch, m, n, 2 * k if pairs else k), names, moved, weight)
@@ -130,7 +157,7 @@ def _sizes(left: Sequence[int], right: Sequence[int], transposed: bool) -> tuple
     inner, columns = (right[1], right[0]) if transposed else (right[0], right[1])
     if left[-1] != inner:
         raise ValueError("operands do not multiply")
-    return batch, prod(left[:-1]), columns, inner
+    return batch, recorded_inputs.elements(left[:-1]), columns, inner
 
 
 def _packed(name: str, dims: Any, types: Any) -> dict[str, Any] | None:
@@ -143,7 +170,7 @@ def _packed(name: str, dims: Any, types: Any) -> dict[str, Any] | None:
     activation = element_size_bytes(str(types[0]))
     if activation is None or dtype_class(str(types[0])) not in ("fp16", "bf16") or len(left) < 2:
         return None
-    m, k = prod(left[:-1]), left[-1]
+    m, k = recorded_inputs.elements(left[:-1]), left[-1]
     inputs = list(zip(dims, map(str, types), strict=False))[1:]
     weights = [shape for shape, kind in inputs if kind in ("int", "int32") and len(shape) >= 2]
     scales = [
@@ -151,12 +178,12 @@ def _packed(name: str, dims: Any, types: Any) -> dict[str, Any] | None:
     ]
     if not weights or not scales:
         return None
-    stored = 32 * prod(weights[0])
+    stored = 32 * recorded_inputs.elements(weights[0])
     shape, kind = scales[0]
     n = shape[1] if name == "aten::_weight_int4pack_mm" else shape[-1]  # [groups, N, (scale, zero)] there
     bits = stored / (k * n)
     if bits not in _PACKED_BITS or min(m, n, k) < 1:
         return None
-    weight = stored / 8 + prod(shape) * (element_size_bytes(kind) or 0)
+    weight = stored / 8 + recorded_inputs.elements(shape) * (element_size_bytes(kind) or 0)
     moved = activation * m * k + weight + activation * m * n
     return _form((1, m, n, k), (str(types[0]), f"{bits:.0f}-bit"), moved, weight)

@@ -15,21 +15,20 @@ _ALIKE = ["name", "grid_x", "block_x", "step_kind", "batch_size"]
 
 @memoised
 def gpu_work(trace: Trace) -> pl.DataFrame:
-    """step_id → ``gpu_work_ns``: busy time less what communication kernels took beyond the shortest alike, and at least
-    the union of all other work; null where the busy time is.
+    """step_id → ``gpu_work_ns``, on the device that stands for the step: busy time less what communication kernels took
+    beyond the shortest alike, and at least the union of all other work; null where the busy time is.
 
     What such a kernel takes longer than the shortest is waiting for a rank that came late. Payloads are not recorded:
     where one kernel serves several sizes in steps of one kind, part of it is transfer, and the work is understated.
     """
-    step = steps(trace).select("step_id", "gpu_busy_ns", "batch_size", step_kind="kind")
+    place = ["step_id", "device"]
+    step = steps(trace).select(*place, "gpu_busy_ns", "batch_size", step_kind="kind")
     talking = trace.table("kernels").filter((pl.col("category") == "communication") & pl.col("step_id").is_not_null())
     beyond = pl.col("dur_ns") - pl.col("dur_ns").min().over(_ALIKE)
-    waiting = (
-        talking.join(step, on="step_id").with_columns(beyond=beyond).group_by("step_id").agg(pl.col("beyond").sum())
-    )
+    waiting = talking.join(step, on=place).with_columns(beyond=beyond).group_by("step_id").agg(pl.col("beyond").sum())
     is_talking = (pl.col("kind") == "kernel") & pl.col("source_id").is_in(talking["kernel_id"].implode())
-    rest = gpu_ops(trace).filter(~is_talking & pl.col("step_id").is_not_null() & pl.col("device").is_not_null())
-    other = intervals.union_ns(rest, ["step_id", "device"]).group_by("step_id").agg(other_ns=pl.col("union_ns").sum())
+    rest = gpu_ops(trace).filter(~is_talking).join(step, on=place, how="semi")
+    other = intervals.union_ns(rest, ["step_id"]).rename({"union_ns": "other_ns"})
     working = pl.max_horizontal(pl.col("gpu_busy_ns") - pl.col("beyond").fill_null(0), "other_ns")
     return (
         step.join(waiting, on="step_id", how="left", maintain_order="left")

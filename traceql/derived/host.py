@@ -9,13 +9,18 @@ import numpy as np
 import polars as pl
 
 from traceql.derived import api, intervals, memoised
+from traceql.derived.module_ranges import displayed
 from traceql.trace import Trace
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_LEVEL = {"python": 0, "range": 1, "op": 2, "runtime": 3, "profiler": 4}
+_LEVEL = {"python": 0, "range": 1, "op": 2, "runtime": 3, "driver": 4, "profiler": 4}
 """Kinds of activity; of two with the same span the one with the lower number is the outer."""
+
+CUDA_ITSELF = r"(?i)driver compiler|module loading|lazy function loading|command buffer full"
+"""CUPTI's kinds of overhead that are CUDA's own and happen without a profiler too: compiling and loading code on first use,
+and launches that wait for room in the queue (CUPTI documentation, CUpti_ActivityOverheadKind)."""
 
 _NEXT_CALL_WITHIN_NS = 1_000_000
 """CUPTI works before the call it delays is timed: that call starts within a millisecond of the overhead's end."""
@@ -25,7 +30,7 @@ _NEXT_CALL_WITHIN_NS = 1_000_000
 class HostTimeline:
     """Activities and the pieces each thread's time falls into.
 
-    ``activities``: activity_id, kind (python, range, op, runtime, profiler), source_id, name, pid, tid, thread (a
+    ``activities``: activity_id, kind (python, range, op, runtime, driver, profiler), source_id, name, pid, tid, thread (a
     dense number), start_ns, end_ns, parent (activity_id, −1 at the top), in_op (an operator or inside one), sorted by
     (thread, start);
     ``waits``, whether it is a call that waits for the GPU.
@@ -45,11 +50,12 @@ def host_timeline(trace: Trace) -> HostTimeline:
     """The nested activities of every thread that has any."""
     frames = [
         _activities(trace.loaded["python_calls"], "python", "python_call_id"),
-        _activities(trace.loaded["annotations"].filter(pl.col("side") == "cpu"), "range", "annotation_id"),
+        _activities(_ranges(trace), "range", "annotation_id"),
         _activities(trace.loaded["cpu_ops"], "op", "op_id"),
         _activities(trace.loaded["runtime_calls"], "runtime", "call_id"),
         placed_overheads(trace).select(
-            kind=pl.lit("profiler"), source_id=pl.lit(-1, pl.Int64), name="kind", waits=pl.lit(False), pid="pid", tid="tid",
+            kind=pl.when(pl.col("kind").str.contains(CUDA_ITSELF)).then(pl.lit("driver")).otherwise(pl.lit("profiler")),
+            source_id=pl.lit(-1, pl.Int64), name="kind", waits=pl.lit(False), pid="pid", tid="tid",
             start_ns="start_ns", end_ns=pl.col("start_ns") + pl.col("dur_ns"),
         ),
     ]  # fmt: skip
@@ -69,6 +75,11 @@ def host_timeline(trace: Trace) -> HostTimeline:
     activities = sorted_.with_columns(parent=pl.Series(parent, dtype=pl.Int64), in_op=pl.Series(in_op))
     pieces = intervals.innermost(starts, ends, thread).rename({"group": "thread", "row": "activity_id"})
     return HostTimeline(activities, pieces.with_columns(piece=pl.int_range(pl.len(), dtype=pl.Int64)))
+
+
+def _ranges(trace: Trace) -> pl.DataFrame:
+    rows = trace.loaded["annotations"].filter(pl.col("side") == "cpu")
+    return rows.with_columns(name=displayed(rows["name"]))
 
 
 def _or_any_ancestor(flag: NDArray[np.bool_], parent: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -109,12 +120,17 @@ def _waits(calls: pl.DataFrame) -> pl.Expr:
     name = pl.col("name")
     waiting = name.str.contains(api.SYNCHRONIZE) | (name.str.contains(api.MEMCPY) & ~name.str.contains("Async"))
     names = calls.select(name.unique()).filter(waiting)["name"]  # a trace has few names and many calls
-    return name.is_in(names.implode())
+    return name.is_in(names.implode()).fill_null(False)  # null for a call without a name
+
+
+def profiler_overheads(trace: Trace) -> pl.DataFrame:
+    """``placed_overheads`` that are the profiler's work; CUDA's own is left out."""
+    return placed_overheads(trace).filter(~pl.col("kind").str.contains(CUDA_ITSELF))
 
 
 @memoised
 def placed_overheads(trace: Trace) -> pl.DataFrame:
-    """Profiler overhead rows with a thread: the stated one, else the thread they must have delayed.
+    """Overhead rows with a thread: the stated one, else the thread they must have delayed.
 
     Kineto does not say on which thread CUPTI worked. It is the thread that made no API call meanwhile and whose next
     call follows at once; with none, the overhead is on no thread we know and delays nobody.

@@ -79,7 +79,7 @@ def _around(trace: Trace) -> pl.DataFrame:
     masks = {
         "op": (kind == "op").to_numpy() & ~op_above,
         "frame": ((kind == "python") & (labels(name, _FRAMES) == "program").fill_null(False)).to_numpy(),
-        "range": ((kind == "range") & ~name.is_in(marks(trace)["name"].implode())).to_numpy(),
+        "range": ((kind == "range") & ~name.is_in(marks(trace)["name"].implode())).fill_null(False).to_numpy(),
     }
     return activities.select("kind", "source_id").with_columns(
         name.gather(pl.Series(nearest(mask, parent), dtype=pl.Int64).replace(-1, None)).alias(label)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from traceql.compiled import compiled
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def parents(starts: Any, ends: Any, groups: Any) -> Any:
     """See intervals.parents."""
     count = len(starts)
@@ -31,7 +32,7 @@ FAR = 2**62
 """Beyond any time of a trace, ns."""
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def innermost(starts: Any, ends: Any, groups: Any) -> Any:
     """See intervals.innermost."""
     count = len(starts)

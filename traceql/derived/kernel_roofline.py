@@ -7,6 +7,7 @@ import polars as pl
 from traceql.derived import memoised
 from traceql.derived.gemms import gemms
 from traceql.derived.gpu_ops import gpu_ops
+from traceql.derived.kv_lengths import paged_attention
 from traceql.derived.op_traffic import INPUTS, with_traffic
 from traceql.derived.ops import cpu_ops, op_gpu_rows
 from traceql.derived.roofline import classify
@@ -37,7 +38,7 @@ def roofline(trace: Trace) -> pl.DataFrame:
 @memoised
 def shaped(trace: Trace) -> pl.DataFrame:
     """Rows of ``roofline`` whose figures come from shapes, own or aligned."""
-    parts = [_of_gemms(trace), _of_operators(trace), _of_replays(trace)]
+    parts = [_of_gemms(trace), _of_operators(trace), _of_replays(trace), paged_attention(trace)]
     return pl.concat(parts, how="diagonal_relaxed").unique("kernel_id", keep="first", maintain_order=True)
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from math import prod
-
 import polars as pl
 
-from traceql.derived import memoised
+from traceql.derived import memoised, recorded_inputs
 from traceql.derived.ops import cpu_ops, op_gpu_rows
 from traceql.dtypes import element_size_bytes
 from traceql.trace import Trace
@@ -18,7 +15,7 @@ _STORES = r"(?:^|::)(?:store_cache|reshape_and_cache(?:_flash)?|concat_and_cache
 
 @memoised
 def kv_bytes_per_token(trace: Trace) -> pl.DataFrame:
-    """step_id → ``kv_bytes_per_token``: keys and values that the step stores for one token, over all layers.
+    """step_id → ``kv_bytes_per_token``: keys and values that the step stores for one token, over all ``layers``.
 
     From the shapes of the storing operators, one call a layer; of replays through an aligned eager run. Steps without
     such operators have no row.
@@ -43,7 +40,10 @@ def kv_bytes_per_token(trace: Trace) -> pl.DataFrame:
     return (
         calls.join(forms.with_columns(row_bytes), on=["input_shapes", "input_dtypes"], nulls_equal=True)
         .group_by("step_id")
-        .agg(kv_bytes_per_token=pl.when(pl.col("row_bytes").null_count() == 0).then(pl.col("row_bytes").sum()))
+        .agg(
+            kv_bytes_per_token=pl.when(pl.col("row_bytes").null_count() == 0).then(pl.col("row_bytes").sum()),
+            layers=pl.len().cast(pl.Int64),
+        )
         .drop_nulls()
         .sort("step_id")
     )
@@ -52,10 +52,10 @@ def kv_bytes_per_token(trace: Trace) -> pl.DataFrame:
 def _row_bytes(shapes: str | None, dtypes: str | None) -> int | None:
     """Bytes of one token's key and value at the element size of the cache; None when they do not say."""
     try:
-        dims, types = json.loads(shapes or "null"), json.loads(dtypes or "null")
+        dims, types = recorded_inputs.extents(shapes), recorded_inputs.types(dtypes)
         size = element_size_bytes(str(types[2]))
         if size is None or not dims[0] or dims[0][0] != dims[1][0]:
             return None
-        return int((prod(dims[0][1:]) + prod(dims[1][1:])) * size)
+        return int((recorded_inputs.elements(dims[0][1:]) + recorded_inputs.elements(dims[1][1:])) * size)
     except (ValueError, TypeError, IndexError):
         return None

@@ -40,18 +40,18 @@ def calls_with_gpu_work(trace: Trace) -> pl.DataFrame:
     """Runtime calls that launch, with what they launched: one row a launch call, ``launch_id`` in order of start.
 
     A call launches when its name says so, or when GPU rows carry its correlation id. GPU rows join on (pid,
-    correlation id); where the file gives GPU rows no pid, on the correlation id alone. Should several calls share
-    one id, the one whose name launches wins, then the first.
+    correlation id); a row whose process the file does not tell joins where only one process has a call with its id.
+    Should several calls of a process share one id, the one whose name launches wins, then the first.
     """
-    launched = gpu_rows(trace).filter(pl.col("correlation_id").is_not_null())
-    keys = _join_keys(trace)
+    keys = ["pid", "correlation_id"]
+    launched = _joinable(trace).filter(pl.col("correlation_id").is_not_null())
     counts = launched.group_by(keys).agg(gpu_ops=pl.len().cast(pl.Int64))
     calls = trace.loaded["runtime_calls"].with_columns(_correlation(), kind=api.kind(pl.col("name")))
     linked = (
         calls.filter(pl.col("correlation_id").is_not_null())
         .sort(pl.col("kind").is_null(), "start_ns", maintain_order=True)
         .unique(keys, keep="first", maintain_order=True)
-        .join(counts, on=keys, how="inner")
+        .join(counts, on=keys, how="inner", nulls_equal=True)
         .select("call_id", "gpu_ops")
     )
     return (
@@ -62,17 +62,28 @@ def calls_with_gpu_work(trace: Trace) -> pl.DataFrame:
     )
 
 
-def _join_keys(trace: Trace) -> list[str]:
-    return ["pid", "correlation_id"] if gpu_rows(trace)["pid"].null_count() == 0 else ["correlation_id"]
+@memoised
+def _joinable(trace: Trace) -> pl.DataFrame:
+    """pid and correlation id by which each of ``gpu_rows``, in order, joins its call; no id where that is not certain."""
+    rows = gpu_rows(trace).select("pid", "correlation_id")
+    if not rows["pid"].null_count():
+        return rows
+    calls = trace.loaded["runtime_calls"].select("pid", _correlation())
+    of_id = calls.group_by("correlation_id").agg(only=pl.col("pid").first(), processes=pl.col("pid").n_unique())
+    certain = pl.col("pid").is_not_null() | (pl.col("processes") == 1)
+    return rows.join(of_id, on="correlation_id", how="left", maintain_order="left").select(
+        pid=pl.coalesce("pid", "only"), correlation_id=pl.when(certain).then("correlation_id")
+    )
 
 
 @memoised
 def launched_by(trace: Trace) -> pl.DataFrame:
     """``gpu_rows`` with ``launch_id`` and ``launch_kind``, null where the launch is not in the trace."""
-    keys = _join_keys(trace)
+    keys = ["pid", "correlation_id"]
     calls = calls_with_gpu_work(trace).filter(pl.col("gpu_ops") > 0)
     by_id = calls.select(*keys, "launch_id", launch_kind="kind")
-    return gpu_rows(trace).join(by_id, on=keys, how="left", maintain_order="left")
+    found = _joinable(trace).join(by_id, on=keys, how="left", maintain_order="left", nulls_equal=True)
+    return gpu_rows(trace).with_columns(found["launch_id"], found["launch_kind"])
 
 
 @memoised

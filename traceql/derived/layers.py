@@ -6,7 +6,7 @@ import polars as pl
 
 from traceql.derived import intervals, memoised
 from traceql.derived.gpu_ops import gpu_ops
-from traceql.derived.repetition import Repetition, repetition
+from traceql.derived.repetition import Repetition, blocks
 from traceql.trace import Trace
 
 
@@ -26,7 +26,7 @@ def layer_kernels(trace: Trace) -> pl.DataFrame:
     parts = []
     for (step_id, device), step in kernels.group_by("step_id", "device", maintain_order=True):
         symbols = step["symbol"].to_numpy()
-        found = known.get(symbols.tobytes()) or known.setdefault(symbols.tobytes(), repetition(symbols))
+        found = known.get(symbols.tobytes()) or known.setdefault(symbols.tobytes(), blocks(symbols))
         if found.count:
             members = step.slice(found.start, found.period * found.count).select("kernel_id")
             parts.append(

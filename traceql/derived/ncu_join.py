@@ -200,11 +200,11 @@ def _amounts(trace: Trace) -> pl.DataFrame:
 
 @memoised
 def weighted(trace: Trace) -> pl.DataFrame:
-    """``profiled`` with ``calls``, ``total_ns`` and ``share_pct``: of the timeline's kernel time where there is one
-    (kernels that did not run on it are left out), else of the time of all profiled kernels; and ``side``: memory or
-    compute, where the intensity by the counters lies of the ridge."""
+    """``profiled`` with ``calls``, ``total_ns`` and ``share_pct``: of the timeline's kernel time where there is one that
+    ran any of them (those that did not run on it are left out), else of the time of all profiled kernels; and ``side``:
+    memory or compute, where the intensity by the counters lies of the ridge."""
     rows = profiled(trace)
-    if trace.loaded["kernels"].is_empty():
+    if ncu_matches(trace).is_empty():
         timed = rows.with_columns(calls="ncu_calls", total_ns="ncu_total_ns")
         every = int(timed["total_ns"].sum())
     else:

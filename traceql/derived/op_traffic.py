@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
@@ -12,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 import polars as pl
 
+from traceql.derived import recorded_inputs
 from traceql.dtypes import element_size_bytes
 
 FORM = pl.Struct({"dtype": pl.String, "flops": pl.Int64, "bytes": pl.Int64})
@@ -51,18 +51,22 @@ def with_traffic(calls: pl.DataFrame) -> pl.DataFrame:
     return calls.join(known, on=INPUTS, how="inner", nulls_equal=True, maintain_order="left").unnest("form")
 
 
-def traffic(name: str, shapes: str | None, dtypes: str | None, strides: str | None = None) -> dict[str, Any] | None:
+def traffic(
+    name: str | None, shapes: str | None, dtypes: str | None, strides: str | None = None
+) -> dict[str, Any] | None:
     """What a call with these recorded inputs moves: the fields of FORM; None when they do not say."""
-    rule = _rules().get(name if name.startswith("aten::") else name.rpartition("::")[2])
+    rule = _rules().get(name if name.startswith("aten::") else name.rpartition("::")[2]) if name else None
     if rule is None or not shapes or not dtypes:
         return None
     try:
-        tensors = _tensors(rule, json.loads(shapes), json.loads(dtypes), json.loads(strides or "[]"))
-        moved = _moved(rule, tensors)
+        types = recorded_inputs.types(dtypes)
+        tensors = _tensors(rule, recorded_inputs.extents(shapes), types, recorded_inputs.extents(strides or "[]"))
         first = next(i for i, letter in enumerate(rule.access) if letter != "-" and i in tensors)
-        kind = str(json.loads(dtypes)[first]).removeprefix("c10::")
-        return {"dtype": kind, "flops": _flops(rule, tensors), "bytes": round(moved)}
-    except (ValueError, TypeError, IndexError, KeyError, StopIteration):
+        flops, moved = _flops(rule, tensors), round(_moved(rule, tensors))
+        if max(flops or 0, moved) >= recorded_inputs.MOST_COUNT:
+            return None
+        return {"dtype": str(types[first]).removeprefix("c10::"), "flops": flops, "bytes": moved}
+    except (ValueError, TypeError, IndexError, KeyError, StopIteration, OverflowError):
         return None
 
 

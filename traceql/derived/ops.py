@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import polars as pl
 
 from traceql.derived import intervals, memoised
 from traceql.derived.gpu_ops import gpu_ops
-from traceql.derived.host import placed_overheads
+from traceql.derived.host import profiler_overheads
 from traceql.derived.launches import launches
 from traceql.derived.steps import marks, step_of_time
 from traceql.trace import Trace
@@ -34,14 +35,15 @@ def cpu_ops(trace: Trace) -> pl.DataFrame:
 
 
 def _depth(parent: pl.Series) -> pl.Series:
-    """Steps from each row to its top, given parent row numbers (−1 at the top)."""
-    depth = (parent >= 0).cast(pl.Int64)
-    above = parent.set(parent < 0, None)
-    while above.null_count() < len(above):
-        above = parent.gather(above)
-        above = above.set(above < 0, None)
-        depth = depth + above.is_not_null().cast(pl.Int64)
-    return depth
+    """Steps from each row to its top, given parent row numbers (−1 at the top), in log₂(depth) passes."""
+    above = parent.to_numpy()
+    depth = (above >= 0).astype(np.int64)
+    while (open_ := np.flatnonzero(above >= 0)).size:
+        reached = above[open_]
+        depth[open_] += depth[reached]
+        above = above.copy()
+        above[open_] = above[reached]
+    return pl.Series(depth)
 
 
 @memoised
@@ -90,7 +92,7 @@ def op_instances(trace: Trace) -> pl.DataFrame:
         .agg(calls_ns=pl.col("dur_ns").sum())
     )
     overhead = (
-        _innermost_op(trace, placed_overheads(trace).select("start_ns", "dur_ns", *_THREAD))
+        _innermost_op(trace, profiler_overheads(trace).select("start_ns", "dur_ns", *_THREAD))
         .group_by("op_id")
         .agg(overhead_ns=pl.col("dur_ns").sum())
     )

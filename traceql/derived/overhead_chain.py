@@ -122,20 +122,26 @@ def _classified(trace: Trace) -> pl.DataFrame:
     """Pieces of every thread's time that fall into one of ``_RECORDED``: pid, tid, part, start_ns, end_ns."""
     timeline = host_timeline(trace)
     waiting = timeline.activities["source_id"].is_in(waits(trace)["call_id"].implode())
-    is_call = pl.col("kind") == "runtime"
+    activities = timeline.activities
+    parent = activities["parent"]
+    around = activities.select("kind", "name")[parent.set(parent < 0, 0)]
+    # what CUDA does itself belongs to the call around it, and is a call of its own where there is none
+    in_call = (pl.col("kind") == "driver") & pl.Series((around["kind"] == "runtime") & (parent >= 0))
+    called = pl.when(in_call).then(around["name"]).otherwise("name")
+    is_call = pl.col("kind").is_in(["runtime", "driver"])
     part = (
         pl.when(pl.col("kind") == "profiler")
         .then(pl.lit("profiler_ns"))
         .when(is_call & waiting)
         .then(pl.lit("wait_ns"))
-        .when(is_call & api.kind(pl.col("name")).is_not_null())
+        .when(is_call & api.kind(called).is_not_null())
         .then(pl.lit("launch_ns"))
         .when(is_call)
         .then(pl.lit("other_calls_ns"))
         .when(pl.col("in_op"))
         .then(pl.lit("dispatch_ns"))
     )
-    activities = timeline.activities.select("activity_id", *_THREAD, part=part)
-    return timeline.pieces.join(activities, on="activity_id", how="left", maintain_order="left").filter(
+    parts = activities.select("activity_id", *_THREAD, part=part)
+    return timeline.pieces.join(parts, on="activity_id", how="left", maintain_order="left").filter(
         pl.col("part").is_not_null()
     )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import polars as pl
 
-from traceql.derived import memoised
+from traceql.derived import intervals, memoised
 from traceql.derived.gaps import gap_parts, gaps
 from traceql.derived.gpu_ops import gpu_ops, kernels
+from traceql.derived.opaque_replays import opaque_windows
 from traceql.derived.roles import kernel_roles
 from traceql.derived.steps import steps
 from traceql.trace import Trace
@@ -23,30 +24,40 @@ def period_parts(trace: Trace, step_id: int) -> pl.DataFrame:
 
     ``what`` is *gpu* (role: the kernel's place in the block or its category, memcpy, memset or graph replay), *idle*
     (role: the cause, name: what is to blame) or *unrecorded* (a replay that left no device record may have run). Where operations overlap, the time is the one's that started first.
-    ``count`` is operations or gaps that start in the period. The device is the one with most of the step's work.
+    ``count`` is operations or gaps that start in the period. The device is the one that stands for the step.
     """
     step = steps(trace).filter(pl.col("step_id") == step_id).row(0, named=True)
     begin, period = step["start_ns"], step["period_ns"]
     device = main_device(trace, step_id)
     if device is None or not period:
         return pl.DataFrame(schema=SCHEMA)
-    work = _work(trace, device, begin, begin + period)
-    idle = _idle(trace, device, begin, begin + period)
-    rest = period - int(work["ns"].sum()) - int(idle["ns"].sum())
+    work = _summed(_work_rows(trace, device, begin, begin + period))
+    idle = _summed(_idle_rows(trace, device, begin, begin + period))
+    hidden = _hidden(trace, device, begin, begin + period)
+    rest = period - sum(int(part["ns"].sum()) for part in (work, idle, hidden))
     outside = pl.DataFrame([("idle", OUTSIDE, None, 1, rest)] if rest else [], schema=SCHEMA, orient="row")
-    return pl.concat([work, idle, outside])
+    return pl.concat([work, idle, hidden, outside])
+
+
+def longest_instance(trace: Trace, step_id: int, what: str, role: str, name: str | None) -> tuple[int, int] | None:
+    """Start and end in ns of the longest operation or gap that a part of ``period_parts`` is made of."""
+    step = steps(trace).filter(pl.col("step_id") == step_id).row(0, named=True)
+    device = main_device(trace, step_id)
+    if device is None or not step["period_ns"]:
+        return None
+    cut = _work_rows if what == "gpu" else _idle_rows
+    rows = cut(trace, device, step["start_ns"], step["start_ns"] + step["period_ns"])
+    own = rows.filter((pl.col("what") == what) & (pl.col("role") == role) & pl.col("name").eq_missing(pl.lit(name)))
+    if own.is_empty():
+        return None
+    longest = own.sort(pl.col("ns") * -1, "start_ns").row(0, named=True)
+    return longest["start_ns"], longest["end_ns"]
 
 
 def main_device(trace: Trace, step_id: int) -> int | None:
-    """The device with most of the step's work; None when it has none."""
-    totals = (
-        gpu_ops(trace)
-        .filter((pl.col("step_id") == step_id) & pl.col("device").is_not_null())
-        .group_by("device")
-        .agg(pl.col("dur_ns").sum())
-        .sort("dur_ns", "device")
-    )
-    return None if totals.is_empty() else int(totals["device"][-1])
+    """The device that stands for the step; None when it has no GPU work."""
+    device: int | None = steps(trace).filter(pl.col("step_id") == step_id)["device"][0]
+    return device
 
 
 def _within(rows: pl.DataFrame, begin: int, end: int) -> pl.DataFrame:
@@ -58,7 +69,8 @@ def _within(rows: pl.DataFrame, begin: int, end: int) -> pl.DataFrame:
     )
 
 
-def _work(trace: Trace, device: int, begin: int, end: int) -> pl.DataFrame:
+def _work_rows(trace: Trace, device: int, begin: int, end: int) -> pl.DataFrame:
+    """Operations of the period, cut to it: what, role, name, starts, start_ns, end_ns, ns (of its own)."""
     known = (
         kernels(trace)
         .select("kernel_id", "category")
@@ -80,21 +92,34 @@ def _work(trace: Trace, device: int, begin: int, end: int) -> pl.DataFrame:
             .then(pl.lit("graph replay"))
             .otherwise("kind"),
         )
-        .pipe(_summed)
     )
 
 
-def _idle(trace: Trace, device: int, begin: int, end: int) -> pl.DataFrame:
+def _idle_rows(trace: Trace, device: int, begin: int, end: int) -> pl.DataFrame:
     place = gaps(trace).select("gap_id", "device")
     parts = gap_parts(trace).join(place, on="gap_id", how="left", maintain_order="left")
     return (
         _within(parts.filter(pl.col("device") == device), begin, end)
         .with_columns(
-            what=pl.when(pl.col("cause") == "opaque replay").then(pl.lit("unrecorded")).otherwise(pl.lit("idle")),
-            role="cause",
-            name="blame",
-            ns=pl.col("end_ns") - pl.col("start_ns"),
+            what=pl.lit("idle"), role="cause", name="blame", ns=pl.col("end_ns") - pl.col("start_ns")
         )
+    )  # fmt: skip
+
+
+def _hidden(trace: Trace, device: int, begin: int, end: int) -> pl.DataFrame:
+    """What of the windows of replays without record is not seen to be busy."""
+    windows = _within(opaque_windows(trace).filter(pl.col("device") == device), begin, end)
+    ops = gpu_ops(trace).filter(pl.col("device") == device)
+    busy = [intervals.busy_until(windows, edge, ops, ["device"]) for edge in ("start_ns", "end_ns")]
+    seen = busy[1] - busy[0]
+    return (
+        windows.with_columns(
+            what=pl.lit("unrecorded"),
+            role=pl.lit("opaque replay"),
+            name=pl.lit(None, pl.String),
+            ns=pl.col("end_ns") - pl.col("start_ns") - seen,
+        )
+        .filter(pl.col("ns") > 0)
         .pipe(_summed)
     )
 

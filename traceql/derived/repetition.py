@@ -18,6 +18,10 @@ _NEARLY = 0.9
 """A shorter period that explains nine tenths of what the best explains is the layer; the rest are its multiples."""
 
 
+_ODD_ONE_IN = 5
+"""Of so many items of a block one may differ from the next block's."""
+
+
 @dataclass(frozen=True)
 class Repetition:
     """``count`` repeats of ``period`` items from position ``start``; count 0 when nothing repeats."""
@@ -28,6 +32,34 @@ class Repetition:
 
 
 NO_REPETITION = Repetition(0, 0, 0)
+
+
+def blocks(symbols: NDArray[np.int64]) -> Repetition:
+    """Like ``repetition``, where the repeats need not be equal: each differs from the next in a fifth of its items at most.
+
+    Layers of a model differ so where one kernel's grid follows the tokens routed to an expert, or a library picks another
+    variant of a product now and then.
+    """
+    from traceql.derived.repetition_kernels import longest_alike
+
+    size = len(symbols)
+    covered: dict[int, tuple[int, int]] = {}
+    for period in range(1, min(size // _MIN_REPEATS, _LONGEST_PERIOD) + 1):
+        begin, end = longest_alike(symbols, period, period // _ODD_ONE_IN)
+        if end - begin >= period * _MIN_REPEATS:
+            covered[period] = (begin, end)
+    if not covered:
+        return NO_REPETITION
+    most = max(end - begin for begin, end in covered.values())
+    period = min(p for p, (begin, end) in covered.items() if end - begin >= _NEARLY * most)
+    equal = symbols[period:] == symbols[:-period]
+    start, length = _longest_run(equal)
+    begin, end = covered[period]
+    if length + period < _NEARLY * (end - begin):  # odd ones all over: from the first to the last equal items
+        inside = np.flatnonzero(equal[begin : end - period])
+        start, length = begin + int(inside[0]), int(inside[-1] - inside[0]) + 1
+    start, stop = _extended(symbols, period, start, start + length + period)
+    return Repetition(start, period, (stop - start) // period)
 
 
 def repetition(symbols: NDArray[np.int64]) -> Repetition:

@@ -6,6 +6,7 @@ import polars as pl
 
 from traceql import hardware
 from traceql.derived import memoised
+from traceql.run_manifest import MEASURED
 from traceql.trace import Trace
 
 BUSY_SHARE = 0.40
@@ -27,7 +28,7 @@ def device_match(trace: Trace, device: int | None) -> hardware.Match:
     if rows.height > 1:
         return hardware.Match(None, f"the trace lists {rows.height} kinds of GPU and does not say which ran this")
     row = rows.row(0, named=True)
-    return hardware.lookup(
+    match = hardware.lookup(
         row["name"] or "",
         row["memory_bytes"],
         row["sm_count"],
@@ -35,6 +36,21 @@ def device_match(trace: Trace, device: int | None) -> hardware.Match:
         bandwidth_bytes_per_s=row["memory_bandwidth_bytes_per_s"],
         extra=trace.hardware,
     )
+    return _measured(trace, match)
+
+
+def _measured(trace: Trace, match: hardware.Match) -> hardware.Match:
+    """``match`` with the peaks that the run's manifest says were measured on its GPU."""
+    stated = trace.loaded["metadata"].filter(pl.col("key").str.starts_with(MEASURED))
+    if match.gpu is None or stated.is_empty():
+        return match
+    peaks = {key.removeprefix(MEASURED): float(value) for key, value in stated.select("key", "value").rows()}
+    bandwidth = peaks.pop("bandwidth", None)
+    gpu = hardware.override(match.gpu, bandwidth, peaks, source="measured in the run")
+    told = [f"{bandwidth / 1e12:.3g} TB/s"] if bandwidth else []
+    told += [f"{dtype} {value / 1e12:,.0f} TFLOP/s" for dtype, value in sorted(peaks.items())]
+    note = f"peaks as measured in this run ({', '.join(told)}), not the datasheet's"
+    return hardware.Match(gpu, f"{match.note}; {note}" if match.note else note)
 
 
 def _peaks(trace: Trace, work: pl.DataFrame) -> pl.DataFrame:
@@ -49,7 +65,7 @@ def _peaks(trace: Trace, work: pl.DataFrame) -> pl.DataFrame:
                 "bandwidth": gpu.bandwidth_bytes_per_s if gpu else None,
                 "peak": gpu.peak(dtype) if gpu and dtype else None,
                 "sms": gpu.sm_count if gpu else None,
-                "l2": l2.get(device),
+                "l2": l2.get(device) or (gpu.l2_bytes if gpu else None),
             }
         )  # fmt: skip
     schema = {
@@ -122,8 +138,8 @@ CLOCK = "a little over the peak: the clock or the datasheet's rounding"
 SPARSITY = "over the dense FLOP/s peak: structured sparsity, or another type than the operands'"
 SHAPES = "over any FLOP/s peak: the shapes and the duration do not belong together"
 
-_L2_LARGEST_BYTES = 128 * 2**20
-"""No GPU of the table of peaks has a larger L2 (B200: 126 MB); what is larger cannot have come from it alone."""
+_L2_LARGEST_BYTES = 256 * 2**20
+"""No GPU of the table of peaks has a larger last cache (MI300X: 256 MB); what is larger cannot have come from it alone."""
 _ROUNDING = 1.05
 """Boost clocks and rounded datasheet figures together stay within this."""
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from traceql.compiled import compiled
 
 _BOTH, _LEFT, _RIGHT = 0, 1, 2
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def align(left_name: Any, left_shape: Any, right_name: Any, right_shape: Any) -> Any:
     """Right index paired with each left item, −1 for none, in an order-keeping pairing of greatest score.
 

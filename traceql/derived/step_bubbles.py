@@ -12,7 +12,7 @@ from traceql.derived.gap_host import UNCOVERED
 from traceql.derived.gap_owners import owned_gap_parts
 from traceql.derived.host import host_timeline, nearest
 from traceql.derived.naming import labels
-from traceql.derived.steps import marks, steps
+from traceql.derived.steps import marks
 from traceql.trace import Trace
 
 if TYPE_CHECKING:
@@ -34,23 +34,17 @@ OTHER = "other host work"
 
 @memoised
 def bubble_steps(trace: Trace) -> pl.DataFrame:
-    """Steps that follow another on the GPU, with the idle time between the two: step_id, idle_ns, late_ns, period_ns.
+    """Steps that follow another on the GPU, with the idle time between the two: step_id, idle_ns, late_ns.
 
-    ``idle_ns`` is what the trace shows as idle (replays without a record are not), ``late_ns`` the part that the host
-    caused and no other finding owns, ``period_ns`` that of the step before: from its start to this one's.
+    ``idle_ns`` is all of it, ``late_ns`` the part that the host caused and no other finding owns.
     """
-    period = steps(trace).select(
-        "step_id", period_ns=pl.col("period_ns").shift(1).over("pid", "tid", order_by="start_ns")
-    )
     parts = owned_gap_parts(trace).filter(pl.col("place") == "between steps")
-    seen = parts.filter(pl.col("cause") != "opaque replay")
     return (
-        seen.group_by("step_id")
+        parts.group_by("step_id")
         .agg(
             idle_ns=pl.col("dur_ns").sum(),
             late_ns=pl.col("dur_ns").filter(pl.col("owner") == "between steps").sum(),
         )
-        .join(period, on="step_id")
         .sort("step_id")
     )
 
@@ -61,15 +55,12 @@ def bubble_work(trace: Trace, step_id: int) -> pl.DataFrame:
     ``work`` is told by the innermost activity whose name says it (WORK), and ``activity`` is that one; of other host
     work, the outermost frame, range or operator that does not itself hold a step.
     """
-    bubble = owned_gap_parts(trace).filter(
-        (pl.col("step_id") == step_id) & (pl.col("place") == "between steps") & (pl.col("cause") != "opaque replay")
-    )
+    bubble = owned_gap_parts(trace).filter((pl.col("step_id") == step_id) & (pl.col("place") == "between steps"))
     timeline = host_timeline(trace)
     threads = timeline.activities.select("thread", "pid", "tid").unique()
     idle = bubble.select("pid", "tid", from_ns="start_ns", to_ns="end_ns").join(threads, on=["pid", "tid"])
-    lasting = timeline.pieces.filter(
-        (pl.col("end_ns") > idle["from_ns"].min()) & (pl.col("start_ns") < idle["to_ns"].max())
-    )
+    first, last = idle.select(pl.col("from_ns").min(), pl.col("to_ns").max()).fill_null(0).row(0)
+    lasting = timeline.pieces.filter((pl.col("end_ns") > first) & (pl.col("start_ns") < last))
     seen = (
         lasting.join(idle, on="thread")
         .filter((pl.col("start_ns") < pl.col("to_ns")) & (pl.col("end_ns") > pl.col("from_ns")))

@@ -13,6 +13,8 @@ from traceql.derived.roofline import device_match
 from traceql.derived.steps import steps
 from traceql.trace import Trace
 
+_PLACE = ["step_id", "device"]
+"""Of a step that ran on several devices, the work on the one that stands for it counts."""
 _WHOLE_PCT = 90.0
 """Share of kernel time whose traffic must be known to call the sum the step's, not a part of it."""
 
@@ -78,7 +80,7 @@ def step_floor(trace: Trace, kv_tokens: int | None = None) -> pl.DataFrame:
 
 def _weights(trace: Trace) -> pl.DataFrame:
     """step_id → weight_bytes, compute_floor_ns (null without a peak), device, source and the share of time known."""
-    found = gemms(trace).filter(pl.col("step_id").is_not_null() & (pl.col("batch") == 1))
+    found = gemms(trace).filter(pl.col("batch") == 1).join(steps(trace), on=_PLACE, how="semi")
     match = device_match(trace, found["device"][0] if found.height else None)
     bandwidth = pl.lit(match.gpu.bandwidth_bytes_per_s if match.gpu else None, pl.Float64)
     at_peak_ns = pl.col("flops") / (pl.col("ridge") * bandwidth) * 1e9
@@ -93,7 +95,7 @@ def _weights(trace: Trace) -> pl.DataFrame:
 
 def _attention_bytes(trace: Trace) -> pl.DataFrame:
     """step_id → bytes of its attention kernels, where nearly all of their time has known traffic."""
-    kernels = trace.table("kernels").filter((pl.col("category") == "attention") & pl.col("step_id").is_not_null())
+    kernels = trace.table("kernels").filter(pl.col("category") == "attention").join(steps(trace), on=_PLACE, how="semi")
     known = roofline(trace).filter(pl.col("bytes").is_not_null()).select("kernel_id", "bytes")
     share = pl.col("dur_ns").filter(pl.col("bytes").is_not_null()).sum() / pl.col("dur_ns").sum()
     return (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import polars as pl
 
-from traceql.derived import memoised
 from traceql.trace import Trace
 
 _SGLANG = r"^step\[(?<mode>[A-Z_]+)(?: bs=(?<batch>\d+))?(?: toks=(?<tokens>\d+))?"
@@ -29,26 +28,62 @@ MARK_SCHEMA = pl.Schema(
 )  # fmt: skip
 
 
-@memoised
-def engine_marks(trace: Trace) -> pl.DataFrame:
-    """What a serving engine marks: SGLang's ``step[…]``, else vLLM's ``execute_…``; outermost only, as MARK_SCHEMA."""
+def engine_marks(trace: Trace, pid: int | None = None) -> pl.DataFrame:
+    """What a serving engine marks: SGLang's ``step[…]``, else vLLM's ``execute_…``; outermost only, as MARK_SCHEMA.
+
+    Of one process with ``pid``, of all without.
+    """
     for found_by, pattern in _ENGINE_MARKS:
-        marks = _matching(trace, found_by, pattern)
+        marks = _matching(trace, pid, found_by, pattern)
         if not marks.is_empty():
             return marks
     return pl.DataFrame(schema=MARK_SCHEMA)
 
 
-def profiler_steps(trace: Trace) -> pl.DataFrame:
+def profiler_steps(trace: Trace, pid: int | None = None) -> pl.DataFrame:
     """torch.profiler's own ``ProfilerStep#N`` ranges, as MARK_SCHEMA."""
-    return _matching(trace, "profiler_step", PROFILER_STEP)
+    return _matching(trace, pid, "profiler_step", PROFILER_STEP)
 
 
-def _matching(trace: Trace, found_by: str, pattern: str) -> pl.DataFrame:
-    ranges = trace.loaded["annotations"].filter(
-        (pl.col("side") == "cpu") & (pl.col("dur_ns") > 0) & pl.col("name").str.contains(pattern)
+def ranges_on_gpu(trace: Trace, pid: int | None = None) -> pl.DataFrame:
+    """The same marks as the profiler drew them on the GPU, for traces without a host side; as MARK_SCHEMA.
+
+    A step has a range on every stream it used: those that overlap are one. Of several devices the first counts.
+    """
+    host = any(not trace.loaded[table].is_empty() for table in ("runtime_calls", "cpu_ops", "python_calls"))
+    ranges = trace.loaded["annotations"]
+    drawn = ranges.filter((pl.col("side") == "gpu") & (pl.col("dur_ns") > 0))
+    if host or (ranges["side"] == "cpu").any() or drawn.is_empty():
+        return pl.DataFrame(schema=MARK_SCHEMA)
+    own = drawn.filter(pl.col("device").eq_missing(drawn["device"].min()))
+    for found_by, pattern in (*_ENGINE_MARKS, ("profiler_step", PROFILER_STEP)):
+        marks = own.filter(pl.col("name").str.contains(pattern))
+        if not marks.is_empty():
+            return _described(_outermost(_over_streams(marks)), found_by)
+    return pl.DataFrame(schema=MARK_SCHEMA)
+
+
+def _over_streams(ranges: pl.DataFrame) -> pl.DataFrame:
+    """Overlapping ranges of one name as one, from the first start to the last end."""
+    end = pl.col("start_ns") + pl.col("dur_ns")
+    new = (pl.col("start_ns") >= end.cum_max().shift(1)).fill_null(True).cum_sum()
+    return (
+        ranges.sort("start_ns", maintain_order=True)
+        .with_columns(end_ns=end, step=new.over("name"))
+        .group_by("name", "step", maintain_order=True)
+        .agg(pl.col("pid", "tid", "start_ns").first(), pl.col("end_ns").max())
+        .with_columns(dur_ns=pl.col("end_ns") - pl.col("start_ns"))
     )
-    return _described(_outermost(ranges), found_by)
+
+
+def host_ranges(trace: Trace, pid: int | None) -> pl.DataFrame:
+    """Named ranges of the host that last, of one process with ``pid``."""
+    own = pl.lit(True) if pid is None else pl.col("pid") == pid
+    return trace.loaded["annotations"].filter((pl.col("side") == "cpu") & (pl.col("dur_ns") > 0) & own)
+
+
+def _matching(trace: Trace, pid: int | None, found_by: str, pattern: str) -> pl.DataFrame:
+    return _described(_outermost(host_ranges(trace, pid).filter(pl.col("name").str.contains(pattern))), found_by)
 
 
 def _outermost(marks: pl.DataFrame) -> pl.DataFrame:

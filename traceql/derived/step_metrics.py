@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import polars as pl
 
 from traceql.derived import api, memoised
-from traceql.derived.gpu_ops import gpu_ops
 from traceql.derived.graphs import graph_launches
 from traceql.derived.host_calls import in_step_calls
 from traceql.derived.steps import steps
@@ -28,9 +27,9 @@ class Metric:
 _METRICS = [
     Metric("period_ns", "ns", "start of the step to the start of the next"),
     Metric("cpu_ns", "ns", "duration of the step's mark on the host"),
-    Metric("gpu_busy_ns", "ns", "time its devices were busy between its first and last GPU work"),
-    Metric("gpu_idle_ns", "ns", "gaps that belong to the step, the one before its first work included"),
-    Metric("gpu_idle_pct", "%", "gpu_idle_ns of period_ns, per device"),
+    Metric("gpu_busy_ns", "ns", "time its busiest device was busy between the step's first and last work there"),
+    Metric("gpu_idle_ns", "ns", "gaps of that device that belong to the step, the one before its first work included"),
+    Metric("gpu_idle_pct", "%", "gpu_idle_ns of the period, or of busy and idle time where they are longer"),
     Metric("kernels", "", "kernels, those of graph replays included", counted=True),
     Metric("gpu_ops", "", "kernels, copies and fills", counted=True),
     Metric("launch_calls", "", "kernel launch calls", counted=True),
@@ -56,7 +55,6 @@ def step_metrics(trace: Trace) -> pl.DataFrame:
     replays = graph_launches(trace).group_by("step_id").agg(
         unrecorded=pl.col("traced").is_null().any(), whole=(pl.col("traced") == "graph").any()
     )  # fmt: skip
-    devices = gpu_ops(trace).group_by("step_id").agg(devices=pl.col("device").n_unique())
     copies = trace.table("memcpys").group_by("step_id").agg(
         memcpys=pl.len().cast(pl.Int64), memcpy_bytes=pl.col("bytes").sum()
     )  # fmt: skip
@@ -67,7 +65,7 @@ def step_metrics(trace: Trace) -> pl.DataFrame:
         .agg(synchronizes=pl.len().cast(pl.Int64))
     )
     joined = steps(trace).rename({"dur_ns": "cpu_ns"})
-    for part in (replays, devices, copies, waits):
+    for part in (replays, copies, waits):
         joined = joined.join(part, on="step_id", how="left", maintain_order="left")
     counts = ["memcpys", "memcpy_bytes", "synchronizes"]
     # a replay without nodes hides its kernels and copies; one without any record hides its time as well
@@ -77,16 +75,13 @@ def step_metrics(trace: Trace) -> pl.DataFrame:
         joined.with_columns(pl.col(counts).fill_null(0))
         .with_columns(pl.when(~hidden & has.gpu_rows).then(pl.col(rows)).name.keep())
         .with_columns(
-            pl.when(has.gpu_rows).then(pl.col("gpu_busy_ns", "gpu_idle_ns")).name.keep(),
             pl.when(has.host_calls).then(pl.col("launch_calls", "graph_launches", "synchronizes")).name.keep(),
             graph_segments=pl.when(pl.lit(has.host_calls) & has.gpu_rows & ~pl.col("unrecorded").fill_null(False)).then(
                 "graph_segments"
             ),
         )
         .with_columns(
-            gpu_idle_pct=pl.when(pl.col("period_ns") > 0).then(
-                100 * pl.col("gpu_idle_ns") / (pl.col("period_ns") * pl.max_horizontal("devices", pl.lit(1)))
-            )
+            gpu_idle_pct=pl.when(pl.col("whole_ns") > 0).then(100 * pl.col("gpu_idle_ns") / pl.col("whole_ns"))
         )
         .select("step_id", "name", "kind", "batch_size", *METRICS)
     )

@@ -11,7 +11,7 @@ from traceql.derived import api, intervals
 from traceql.derived.kernel_sequence import kernels_in_launch_order
 from traceql.derived.launches import calls_with_gpu_work, launched_by, launches
 from traceql.derived.repetition import repetition
-from traceql.derived.step_marks import MARK_SCHEMA, PROFILER_STEP
+from traceql.derived.step_marks import MARK_SCHEMA, PROFILER_STEP, host_ranges
 from traceql.trace import Trace
 
 if TYPE_CHECKING:
@@ -26,9 +26,12 @@ _SMALLEST_STEP = 12
 """Kernels a step has at least; shorter cycles are loops inside one."""
 
 
-def from_graph_replays(trace: Trace) -> pl.DataFrame:
-    """Steps as the shortest repeating cycle of graph launches (a piecewise decode replays dozens a step)."""
-    calls = launches_of_graphs(trace)
+def from_graph_replays(trace: Trace, pid: int | None = None) -> pl.DataFrame:
+    """Steps as the shortest repeating cycle of graph launches (a piecewise decode replays dozens a step).
+
+    Of one process with ``pid``, as in all that follow.
+    """
+    calls = launches_of_graphs(trace, pid)
     if calls.height < _MIN_STEPS:
         return _none()
     found = repetition(calls["symbol"].to_numpy())
@@ -36,13 +39,13 @@ def from_graph_replays(trace: Trace) -> pl.DataFrame:
         return _none()
     first = np.arange(found.count) * found.period + found.start
     starts = calls["start_ns"].to_numpy()[first]
-    pid, tid = calls.select("pid", "tid").row(int(first[0]))
-    return _whole_steps(trace, _between(trace, starts, starts, pid, tid, "graph_replays"))
+    own_pid, tid = calls.select("pid", "tid").row(int(first[0]))
+    return _whole_steps(trace, pid, _between(trace, starts, starts, own_pid, tid, "graph_replays"))
 
 
-def launches_of_graphs(trace: Trace) -> pl.DataFrame:
+def launches_of_graphs(trace: Trace, pid: int | None = None) -> pl.DataFrame:
     """Graph launch calls of the thread that makes most of them, with ``symbol``: a number for each distinct replay."""
-    calls = calls_with_gpu_work(trace).filter(pl.col("kind") == "graph")
+    calls = calls_with_gpu_work(trace).filter((pl.col("kind") == "graph") & _of(pid))
     if calls.is_empty():
         return calls.with_columns(symbol=pl.lit(None, pl.Int64))
     names = trace.loaded["kernels"].select(source_id="kernel_id", kernel="name")
@@ -82,13 +85,17 @@ def _calls_before(trace: Trace, graph_calls: pl.DataFrame) -> pl.DataFrame:
     )  # fmt: skip
 
 
-def from_kernel_sequence(trace: Trace) -> pl.DataFrame:
+def _of(pid: int | None) -> pl.Expr:
+    return pl.lit(True) if pid is None else pl.col("pid") == pid
+
+
+def from_kernel_sequence(trace: Trace, pid: int | None = None) -> pl.DataFrame:
     """Steps as the period of the kernel sequence, cut at a once-a-step kernel.
 
     Where steps differ in length (prefills between decodes) there is no period: then at the embedding or sampling kernel
     that always has a whole model pass between two of its occurrences.
     """
-    kernels = kernels_in_launch_order(trace)
+    kernels = kernels_in_launch_order(trace, pid)
     at = _periodic_anchors(kernels["symbol"].to_numpy())
     if at is None:
         at = _model_pass_anchors(kernels)
@@ -101,7 +108,7 @@ def from_kernel_sequence(trace: Trace) -> pl.DataFrame:
     ends_step = anchors["category"][0] == "sampling"
     earliest = np.append(kernels["call_ns"][0], starts[:-1] + 1) if ends_step else starts
     return _whole_steps(
-        trace, _between(trace, starts, earliest, anchors["pid"][0], anchors["tid"][0], "kernel_sequence")
+        trace, pid, _between(trace, starts, earliest, anchors["pid"][0], anchors["tid"][0], "kernel_sequence")
     )
 
 
@@ -156,13 +163,13 @@ def _model_pass_anchors(kernels: pl.DataFrame) -> NDArray[np.int64] | None:
     return None
 
 
-def _whole_steps(trace: Trace, marks: pl.DataFrame) -> pl.DataFrame:
+def _whole_steps(trace: Trace, pid: int | None, marks: pl.DataFrame) -> pl.DataFrame:
     """``marks`` if they are steps; none if they are cycles inside one (layers, segments).
 
     A step embeds or samples: where the trace has such kernels, most cycles must launch one.
     """
     numbered = marks.with_columns(cycle=pl.int_range(pl.len(), dtype=pl.Int64))
-    placed = intervals.holding(kernels_in_launch_order(trace), "call_ns", numbered, "cycle", [])
+    placed = intervals.holding(kernels_in_launch_order(trace, pid), "call_ns", numbered, "cycle", [])
     inside = placed.filter(pl.col("cycle").is_not_null())
     once = pl.col("category").is_in(["embedding", "sampling"]).fill_null(False)
     if placed.filter(once).is_empty() or inside.is_empty():
@@ -171,12 +178,10 @@ def _whole_steps(trace: Trace, marks: pl.DataFrame) -> pl.DataFrame:
     return marks if held >= _COVERED * marks.height else _none()
 
 
-def from_ranges(trace: Trace) -> pl.DataFrame:
+def from_ranges(trace: Trace, pid: int | None = None) -> pl.DataFrame:
     """Steps as the named host range that repeats and holds most of the launches between its first and last instance."""
-    ranges = trace.loaded["annotations"].filter(
-        (pl.col("side") == "cpu") & (pl.col("dur_ns") > 0) & ~pl.col("name").str.contains(PROFILER_STEP)
-    )
-    calls = launches(trace, with_steps=False).filter(pl.col("gpu_ops") > 0)
+    ranges = host_ranges(trace, pid).filter(~pl.col("name").str.contains(PROFILER_STEP))
+    calls = launches(trace, with_steps=False).filter((pl.col("gpu_ops") > 0) & _of(pid))
     if ranges.is_empty() or calls.is_empty():
         return _none()
     named = ranges.with_columns(
@@ -184,7 +189,7 @@ def from_ranges(trace: Trace) -> pl.DataFrame:
     )
     key = ["family", "pid", "tid"]
     alone = (pl.col("start_ns") >= pl.col("end_ns").cum_max().shift(1)).fill_null(True).over(key, order_by="start_ns")
-    # a range of the same name in several processes or threads is the same step mark
+    # a range of the same name in several threads is the same step mark
     candidates = (
         named.with_columns(alone=alone)
         .group_by("family")

@@ -1,240 +1,286 @@
-"""What a step would take if something in it were faster: its dependency graph, re-timed.
+"""What a step would take if something in it were faster: its dependency graph, timed again.
 
-The graph of one step has three chains that hold each other up: the host thread (work, launch calls, waits, in order),
-the GPU's streams (operations, in order), and the edges between them: a launch before its operation, an operation before
-the wait that returns when it is done. Each edge weighs the least time that must pass between the *starts* of its ends,
-as measured in this step. The latest start of the last node is the step's period; the model is trusted only where it
-gives the measured one back (``error_pct``).
+The graph (``step_graph``) gives the step's period back exactly. A change shortens or removes edges; the longest path
+through what is left is the period with that change, and the difference is what it saves. A step is never said to take
+less than its own work keeps the device busy: the one before it would still be running.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import Any, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
 
-import networkx as nx
+import numpy as np
 import polars as pl
 
-from traceql.derived import api, memoised
-from traceql.derived.gpu_ops import gpu_ops
-from traceql.derived.launches import launches
-from traceql.derived.steps import marks, steps
+from traceql.derived import memoised
+from traceql.derived.step_graph import Solution, solved, step_graphs
+from traceql.derived.step_graph_edges import GONE, PARTS
+from traceql.derived.step_graph_rows import CONTRADICTION
+from traceql.derived.steps import steps
+from traceql.fix import Fix
 from traceql.trace import Trace
 
-Part = Literal["host", "call", "wait", "latency", "drain", "gpu"]
-"""What an edge's time is: host work between calls, a launch call, a wait's own cost, from launch to start on an idle GPU,
-between operations of a stream, GPU execution."""
+if TYPE_CHECKING:
+    import networkx as nx
+    from numpy.typing import NDArray
 
-MAX_ERROR_PCT = 10.0
-"""A model that misses the measured period by more says nothing about another one."""
+Part = Literal["gpu", "drain", "sync", "latency", "launch", "host"]
+"""See ``step_graph_edges.PARTS``."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StepModel:
-    """The dependency graph of one step.
+    """The dependency graph of one step, to be timed again with changes.
 
     Attributes:
         step_id: the step.
-        measured_ns: its period as recorded.
-        graph: nodes are events (host marks and GPU operations); an edge has ``part``, ``ns`` and, for host work,
-            ``start_ns``/``end_ns`` of the stretch it stands for.
-        end: the node whose start is the end of the period.
+        start_ns: its start.
+        measured_ns: its period as recorded, which is what the unchanged graph takes.
+        busy_ns: how long the device works between its first and last operation.
+        edges: as ``StepGraphs.edges``, the nodes numbered from 0: begin is the first, the end is ``end``.
+        nodes: how many there are.
     """
 
     step_id: int
+    start_ns: int
     measured_ns: int
-    graph: nx.DiGraph[Any] = field(repr=False)
-    end: str
+    busy_ns: int
+    edges: pl.DataFrame = field(repr=False)
+    nodes: int
+    end: int
+    _calls: pl.DataFrame = field(repr=False)
+    _ops: pl.DataFrame = field(repr=False)
+    _threads: pl.DataFrame = field(repr=False)
 
-    def period_ns(
-        self, *, scale: Mapping[Part, float] | None = None, saved: Mapping[tuple[Any, Any], int] | None = None
-    ) -> int:
-        """The period with each part's time multiplied by ``scale`` and edges shortened by ``saved`` ns."""
-        return self._starts(scale or {}, saved or {})[self.end]
+    def period_ns(self, fix: Fix | None = None, *, scale: Mapping[Part, float] | None = None) -> int:
+        """The period with ``fix`` made, then each part's time multiplied by ``scale``, ns."""
+        ns, busy = self._weights(fix)
+        if scale:
+            factors = np.array([scale.get(part, 1.0) for part in PARTS])  # type: ignore[call-overload]
+            ns = np.where(ns == GONE, ns, np.rint(ns * factors[self._column("part")]).astype(np.int64))
+            busy = round(busy * scale.get("gpu", 1.0))
+        end = int(self._solved(ns).time[self.end])
+        return max(end, min(busy, self.measured_ns))
+
+    def saving_ns(self, fix: Fix) -> int:
+        """How much shorter the period is with ``fix`` made, ns; never negative."""
+        return self.measured_ns - self.period_ns(fix)
+
+    def touches(self, fix: Fix) -> bool:
+        """Whether ``fix`` changes anything in this step."""
+        ns, _ = self._weights(fix)
+        return bool((ns != self._column("ns")).any())
+
+    def critical_path(self) -> list[tuple[Part, str | None, int]]:
+        """(part, what, ns) along the longest path, in order; the times add up to the period."""
+        rows = path_rows(
+            self._solved(self._column("ns")), np.array([self.end]), self.edges, np.array([self.measured_ns])
+        )
+        return list(self._named(split_launches(rows, self._calls)).select("part", "name", "dur_ns").rows())
 
     @property
-    def error_pct(self) -> float:
-        """How far the model is from the measured period, unchanged."""
-        return 100 * (self.period_ns() - self.measured_ns) / self.measured_ns if self.measured_ns else 0.0
+    def graph(self) -> nx.MultiDiGraph[int]:
+        """The same graph in networkx, its edges with ``part``, ``name`` and ``ns``."""
+        import networkx as nx
 
-    @property
-    def trusted(self) -> bool:
-        return abs(self.error_pct) <= MAX_ERROR_PCT
+        graph: nx.MultiDiGraph[int] = nx.MultiDiGraph()
+        edges = self._named(self.edges.with_columns(edge=pl.int_range(pl.len(), dtype=pl.Int64)))
+        for row in edges.select("src", "dst", "part", "name", "ns").rows(named=True):
+            graph.add_edge(row["src"], row["dst"], part=row["part"], name=row["name"], ns=row["ns"])
+        return graph
 
-    def without(self, stretches: Iterable[tuple[int, int]]) -> int:
-        """Period with these stretches of host time gone, ns. They may overlap neither each other nor anything else."""
-        saved: dict[tuple[Any, Any], int] = {}
-        spans = sorted(stretches)
-        for a, b, edge in self.graph.edges(data=True):
-            if "start_ns" not in edge:
-                continue
-            overlap = sum(max(0, min(e, edge["end_ns"]) - max(s, edge["start_ns"])) for s, e in spans)
-            if overlap:
-                saved[a, b] = overlap
-        return self.period_ns(saved=saved)
+    def _named(self, rows: pl.DataFrame) -> pl.DataFrame:
+        return named_edges(rows, self._calls, self._ops)
 
-    def critical_path(self) -> list[tuple[Part, str, int]]:
-        """(part, what, ns) along the longest path, in order; the times add up to the modelled period."""
-        path = nx.dag_longest_path(self.graph, weight="ns", default_weight=0)
-        edges = [self.graph.edges[a, b] for a, b in pairwise(path)]
-        return [(e["part"], e["what"], e["ns"]) for e in edges if e["ns"]]
+    def _column(self, name: str) -> NDArray[np.int64]:
+        return self._columns[name]
 
-    def _starts(self, scale: Mapping[Part, float], saved: Mapping[tuple[Any, Any], int]) -> dict[Any, int]:
-        starts: dict[Any, int] = {}
-        for node in nx.topological_sort(self.graph):
-            latest = 0
-            for before, _, edge in self.graph.in_edges(node, data=True):
-                weight = edge["ns"] - min(saved.get((before, node), 0), max(edge["ns"], 0))
-                latest = max(latest, starts[before] + round(weight * scale.get(edge["part"], 1.0)))
-            starts[node] = latest
-        return starts
+    @cached_property
+    def _columns(self) -> dict[str, NDArray[np.int64]]:
+        return {name: self.edges[name].to_numpy() for name in self.edges.columns}
+
+    def _solved(self, ns: NDArray[np.int64]) -> Solution:
+        src, dst, part = (self._column(c) for c in ("src", "dst", "part"))
+        return solved(self.nodes, src, dst, ns, part, np.array([0]))
+
+    def _weights(self, fix: Fix | None) -> tuple[NDArray[np.int64], int]:
+        """The edges' times with ``fix`` made, and the device's work."""
+        ns = self._column("ns").copy()
+        if fix is None:
+            return ns, self.busy_ns
+        way = self._column("part") == PARTS.index("latency")
+        returned = self._returned_ns
+        self._without(
+            ns,
+            fix.host,
+            self._column("from_ns"),
+            np.where(way, np.minimum(self._column("to_ns"), returned), self._column("to_ns")),
+        )
+        self._without(
+            ns, fix.way, np.maximum(self._column("from_ns"), returned), np.where(way, self._column("to_ns"), 0)
+        )
+        self._without_waits(ns, fix.released)
+        return ns, self.busy_ns - self._without_work(ns, fix.gpu)
+
+    def _without(
+        self, ns: NDArray[np.int64], stretches: pl.DataFrame, from_ns: NDArray[np.int64], to_ns: NDArray[np.int64]
+    ) -> None:
+        """Take stretches of threads' time off the edges that stand for the time from ``from_ns`` to ``to_ns``."""
+        near = stretches.filter(
+            (pl.col("end_ns") > self.start_ns) & (pl.col("start_ns") < self.start_ns + self.measured_ns)
+        ).join(self._threads, on=["pid", "tid"], nulls_equal=True)
+        for (thread,), rows in near.group_by("thread"):
+            mine = np.flatnonzero((self._column("thread") == thread) & (ns > 0) & (to_ns > from_ns))
+            covered = _Covered(rows)
+            ns[mine] -= np.minimum(covered.until(to_ns[mine]) - covered.until(from_ns[mine]), ns[mine])
+
+    @cached_property
+    def _returned_ns(self) -> NDArray[np.int64]:
+        """When the call that an edge begins with returned; 0 for edges of none."""
+        ends = np.append(self._calls["end_ns"].to_numpy(), 0)
+        returned: NDArray[np.int64] = ends[self._column("event")]
+        return returned
+
+    def _without_waits(self, ns: NDArray[np.int64], released: pl.DataFrame) -> None:
+        calls = self._calls.join(released, on="call_id", how="semi")
+        if calls.is_empty():
+            return
+        usual = dict(calls.select("event", "usual_ns").rows())
+        freed = np.isin(self._column("event"), calls["event"].to_numpy())
+        holds = freed & self._columns["waits"]
+        calling = freed & ~holds & np.isin(self._column("part"), (PARTS.index("sync"), PARTS.index("launch")))
+        ns[holds] = GONE
+        for edge in np.flatnonzero(calling):
+            ns[edge] = min(ns[edge], usual[int(self._column("event")[edge])])
+
+    def _without_work(self, ns: NDArray[np.int64], shorter: pl.DataFrame) -> int:
+        ops = self._ops.join(shorter, on="gpu_op_id", how="inner", maintain_order="left")
+        cut = ops.select("op", ns=pl.min_horizontal("saved_ns", "exec_ns").clip(lower_bound=0))
+        if cut.is_empty():
+            return 0
+        by_op = dict(cut.rows())
+        working = np.flatnonzero((self._column("part") == PARTS.index("gpu")) & (self._column("op") >= 0))
+        saved = np.array([by_op.get(int(op), 0) for op in self._column("op")[working]], np.int64)
+        ns[working] -= saved
+        return int(saved.sum())
+
+
+class _Covered:
+    """How much of a thread's time stretches cover; where they overlap, once."""
+
+    def __init__(self, stretches: pl.DataFrame) -> None:
+        ordered = stretches.filter(pl.col("end_ns") > pl.col("start_ns")).sort("start_ns", "end_ns")
+        ends = ordered["end_ns"].cum_max().to_numpy()
+        before = np.append(np.iinfo(np.int64).min, ends[:-1])
+        self._starts = np.maximum(ordered["start_ns"].to_numpy(), before)
+        self._lengths = np.maximum(ends - self._starts, 0)
+        self._sums = np.append(0, np.cumsum(self._lengths))
+
+    def until(self, at: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Covered time before ``at``, ns."""
+        row = np.searchsorted(self._starts, at, side="right")
+        last = np.maximum(row - 1, 0)
+        beyond = np.maximum(self._starts[last] + self._lengths[last] - at, 0) if len(self._starts) else 0
+        covered: NDArray[np.int64] = self._sums[row] - np.where(row > 0, beyond, 0)
+        return covered
 
 
 @memoised
 def step_model(trace: Trace, step_id: int) -> StepModel | None:
-    """The model of a step; None when its work left no record or was launched by no thread we see.
-
-    GPU operations of one replay are one node: between them the host has no say.
-    """
-    step = steps(trace).filter(pl.col("step_id") == step_id)
-    if step.is_empty() or step["gpu_busy_ns"][0] is None or not step["gpu_ops"][0]:
+    """The model of a step; None where ``not_modelled`` says why."""
+    graphs = step_graphs(trace, (step_id,))
+    if graphs.steps.is_empty():
         return None
-    mark = marks(trace).filter(pl.col("step_id") == step_id).row(0, named=True)
-    begin, measured = mark["start_ns"], step["period_ns"][0]
-    host = _host_events(trace, mark["pid"], mark["tid"], begin, begin + measured)
-    work = _gpu_work(trace, host)
-    if work.is_empty():
-        return None
-    graph: nx.DiGraph[Any] = nx.DiGraph()
-    end = _add_host_chain(graph, host, begin, begin + measured)
-    _add_gpu_chain(graph, host, work, begin)
-    _add_waits(graph, host, work)
-    last = work.filter(pl.col("end_ns") == pl.col("end_ns").max()).row(0, named=True)
-    # work still running when the next step starts was as far behind when this one started: it costs the period nothing
-    behind = max(0, last["end_ns"] - begin - measured)
-    graph.add_edge(f"gpu {last['node']}", end, part="gpu", what=last["name"], ns=last["exec_ns"] - behind)
-    return StepModel(step_id, measured, graph, end)
-
-
-def _edge(graph: nx.DiGraph[Any], a: str, b: str, part: Part, what: str | None, ns: int, **more: int) -> None:
-    graph.add_edge(a, b, part=part, what=what or "", ns=max(0, int(ns)), **more)
-
-
-def _host_events(trace: Trace, pid: int | None, tid: int | None, begin: int, end: int) -> pl.DataFrame:
-    """Launch calls and waits of the step's thread that start in the period: event, kind, name, start_ns, end_ns, launch_id."""
-    own = pl.col("pid").eq_missing(pl.lit(pid, pl.Int64)) & pl.col("tid").eq_missing(pl.lit(tid, pl.Int64))
-    inside = own & (pl.col("start_ns") >= begin) & (pl.col("start_ns") < end)
-    calls = (
-        launches(trace)
-        .filter(inside & (pl.col("gpu_ops") > 0))
-        .select("name", "start_ns", "dur_ns", "launch_id", kind=pl.lit("launch"))
-    )
-    waits = (
-        trace.loaded["runtime_calls"]
-        .filter(inside & pl.col("name").str.contains(api.SYNCHRONIZE))
-        .select("name", "start_ns", "dur_ns", pl.lit(None, pl.Int64).alias("launch_id"), kind=pl.lit("wait"))
-    )
-    return (
-        pl.concat([calls, waits])
-        .sort("start_ns")
-        .with_columns(end_ns=pl.col("start_ns") + pl.col("dur_ns"), event=pl.int_range(pl.len(), dtype=pl.Int64))
-        # a call inside another (a wait inside a copy) is the outer one's time
-        .filter((pl.col("start_ns") >= pl.col("end_ns").cum_max().shift(1)).fill_null(True))
-        .with_columns(event=pl.int_range(pl.len(), dtype=pl.Int64))
-    )
-
-
-def _gpu_work(trace: Trace, host: pl.DataFrame) -> pl.DataFrame:
-    """One row an operation or replay launched by these events, in order of start.
-
-    ``exec_ns`` is what it adds to its stream (kernels of one stream overlap under programmatic dependent launch);
-    ``lag_ns`` the time since the work before it on the stream ended, ``queued`` whether its call had returned by then.
-    """
-    calls = host.filter(pl.col("launch_id").is_not_null()).select(
-        "event", "launch_id", call_start="start_ns", call_end="end_ns"
-    )
-    rows = gpu_ops(trace).join(calls, on="launch_id", how="inner", maintain_order="left")
-    grouped = (
-        rows.sort("start_ns", "end_ns")
-        .group_by("event", "device", "stream", maintain_order=True)
-        .agg(
-            pl.col("name").first(), pl.col("start_ns").min(), pl.col("end_ns").max(),
-            pl.col("call_start", "call_end").first(),
-        )
-        .sort("start_ns", "end_ns")
+    row = graphs.steps.row(0, named=True)
+    edges = graphs.edges
+    used, numbers = np.unique(np.concatenate([edges["src"].to_numpy(), edges["dst"].to_numpy()]), return_inverse=True)
+    model = StepModel(
+        step_id, row["start_ns"], row["period_ns"], row["busy_ns"],
+        edges.with_columns(src=pl.Series(numbers[: edges.height]), dst=pl.Series(numbers[edges.height :])),
+        len(used), int(np.searchsorted(used, 1)), graphs.events, graphs.ops, graphs.threads,
     )  # fmt: skip
-    reach = pl.col("end_ns").cum_max().shift(1).over("device", "stream", order_by=["start_ns", "end_ns"])
+    solution = model._solved(model._column("ns"))
+    exact = solution.waiting[model.end] == 0 and solution.time[model.end] == model.measured_ns
+    return model if exact else None
+
+
+def not_modelled(trace: Trace, step_id: int) -> str | None:
+    """Why a step has no model, to complete "step N has no model: …"; None where it has one."""
+    if step_model(trace, step_id) is not None:
+        return None
+    return step_graphs(trace, (step_id,)).unmodelled.get(step_id, CONTRADICTION)
+
+
+def named_edges(rows: pl.DataFrame, calls: pl.DataFrame, ops: pl.DataFrame) -> pl.DataFrame:
+    """Rows with ``part``, ``event`` and ``op`` of edges in words: part, name, launch_id, gpu_op_id.
+
+    The name is the operation's; of host time, calls and waits, that of the call made or on the way.
+    """
+    by_call = calls.select("event", call_launch="launch_id", call_name="name")
+    by_op = ops.select("op", "gpu_op_id", op_launch="launch_id", op_name="name")
     return (
-        grouped.with_columns(previous_end=reach, node=pl.int_range(pl.len(), dtype=pl.Int64))
-        .with_columns(previous_node=pl.col("node").shift(1).over("device", "stream", order_by=["start_ns", "end_ns"]))
+        rows.join(by_call, on="event", how="left", maintain_order="left")
+        .join(by_op, on="op", how="left", maintain_order="left")
         .with_columns(
-            exec_ns=(pl.col("end_ns") - pl.max_horizontal("start_ns", "previous_end")).clip(lower_bound=0),
-            lag_ns=(pl.col("start_ns") - pl.col("previous_end")).clip(lower_bound=0),
-            queued=pl.col("call_end") <= pl.col("previous_end"),
+            part=pl.col("part").cast(pl.Int64).replace_strict(dict(enumerate(PARTS)), return_dtype=pl.String),
+            name=pl.coalesce("op_name", "call_name"),
+            launch_id=pl.coalesce("op_launch", "call_launch"),
         )
     )
 
 
-def _add_host_chain(graph: nx.DiGraph[Any], host: pl.DataFrame, begin: int, end: int) -> str:
-    """``begin`` → call, wait, call … → ``end``; host work between calls carries the stretch it stands for."""
-    before, since = "begin", begin
-    for row in host.rows(named=True):
-        start, stop = f"{row['event']} start", f"{row['event']} end"
-        _edge(
-            graph, before, start, "host", "host work", row["start_ns"] - since, start_ns=since, end_ns=row["start_ns"]
-        )
-        if row["kind"] == "launch":
-            _edge(
-                graph, start, stop, "call", row["name"], row["dur_ns"], start_ns=row["start_ns"], end_ns=row["end_ns"]
-            )
-        else:
-            _edge(graph, start, stop, "wait", row["name"], 0)
-        before, since = stop, min(row["end_ns"], end)
-    _edge(graph, before, "end", "host", "host work", end - since, start_ns=since, end_ns=end)
-    return "end"
+def path_rows(
+    solution: Solution, ends: NDArray[np.int64], edges: pl.DataFrame, periods: NDArray[np.int64]
+) -> pl.DataFrame:
+    """The edges along the longest paths to ``ends``: ``which`` end, part, event, op, at_ns after the step's begin, dur_ns.
+
+    Times are those of the path, cut to the period: work of the device that goes on after it is the next step's.
+    """
+    from traceql.derived.step_graph_kernels import paths
+
+    src, dst = edges["src"].to_numpy(), edges["dst"].to_numpy()
+    which, edge = paths(ends, src, solution.best)
+    rows: pl.DataFrame = edges[edge].with_columns(
+        which=pl.Series(which, dtype=pl.Int64),
+        from_=pl.Series(solution.time[src[edge]]),
+        to=pl.Series(solution.time[dst[edge]]),
+        period=pl.Series(periods[which]),
+    )
+    # an edge back in time (a clock that runs ahead, work beyond the period) adds nothing
+    to = pl.min_horizontal("to", "period")
+    reached = to.cum_max().shift(1, fill_value=0).over("which")
+    return (
+        rows.with_columns(at_ns=reached, dur_ns=(to - reached).clip(lower_bound=0))
+        .filter(pl.col("dur_ns") > 0)
+        .select("which", "part", "event", "op", "at_ns", "dur_ns")
+    )
 
 
-def _add_gpu_chain(graph: nx.DiGraph[Any], host: pl.DataFrame, work: pl.DataFrame, begin: int) -> None:
-    """Launch → operation, and operation → the next on its stream."""
-    idle = work.filter(~pl.col("queued").fill_null(False))
-    starved = (idle["start_ns"] - idle["call_start"]).clip(lower_bound=0)
-    least = int(starved.min() or 0)  # type: ignore[arg-type]
-    drain = int(work.filter(pl.col("queued"))["lag_ns"].median() or 0)  # type: ignore[arg-type]
-    execution = dict(work.select("node", "exec_ns").rows())
-    for row in work.rows(named=True):
-        node, queued = f"gpu {row['node']}", bool(row["queued"])
-        latency = least if queued else row["start_ns"] - row["call_start"]
-        _edge(graph, f"{row['event']} start", node, "latency", row["name"], latency)
-        if row["previous_node"] is not None:
-            # start of the one before → its execution → the drain between them → start of this one
-            before, middle = f"gpu {row['previous_node']}", f"gpu {row['node']} after"
-            _edge(graph, before, middle, "gpu", row["name"], execution[row["previous_node"]])
-            _edge(graph, middle, node, "drain", row["name"], row["lag_ns"] if queued else min(drain, row["lag_ns"]))
-
-
-def _add_waits(graph: nx.DiGraph[Any], host: pl.DataFrame, work: pl.DataFrame) -> None:
-    """Operation → the wait that returned after it: its execution, then what the call took to come back."""
-    for wait in host.filter(pl.col("kind") == "wait").rows(named=True):
-        done = work.filter((pl.col("call_start") < wait["start_ns"]) & (pl.col("end_ns") <= wait["end_ns"]))
-        stop = f"{wait['event']} end"
-        own = wait["dur_ns"]
-        if not done.is_empty():
-            last = done.filter(pl.col("end_ns") == done["end_ns"].max()).row(0, named=True)
-            if last["end_ns"] > wait["start_ns"]:
-                own = 0
-                back = wait["end_ns"] - last["end_ns"]
-                middle = f"{wait['event']} done"
-                _edge(graph, f"gpu {last['node']}", middle, "gpu", last["name"], last["exec_ns"])
-                _edge(graph, middle, stop, "wait", wait["name"], back)
-        if own:
-            graph.edges[f"{wait['event']} start", stop]["ns"] = own
+def split_launches(rows: pl.DataFrame, calls: pl.DataFrame) -> pl.DataFrame:
+    """``path_rows`` with the way from a launch to its work cut in two where the call returned."""
+    way, launch = (PARTS.index(part) for part in ("latency", "launch"))
+    length = calls.select("event", call_ns=pl.col("end_ns") - pl.col("start_ns"))
+    cut = (
+        rows.join(length, on="event", how="left", maintain_order="left")
+        .with_columns(inside=pl.when(pl.col("part") == way).then(pl.min_horizontal("call_ns", "dur_ns")).otherwise(0))
+        .with_row_index("order")
+    )
+    calling = cut.with_columns(part=pl.lit(launch, pl.Int8), dur_ns=pl.col("inside"), op=pl.lit(-1, pl.Int64))
+    rest = cut.with_columns(at_ns=pl.col("at_ns") + pl.col("inside"), dur_ns=pl.col("dur_ns") - pl.col("inside"))
+    return (
+        pl.concat([calling, rest])
+        .filter(pl.col("dur_ns") > 0)
+        .sort("order", "at_ns", maintain_order=True)
+        .select(rows.columns)
+    )
 
 
 def gpu_only_ns(model: StepModel) -> int:
     """The period with a host that takes no time: launches, latencies, waits and drains gone; what is left is GPU busy."""
-    return model.period_ns(scale={"host": 0, "call": 0, "wait": 0, "latency": 0, "drain": 0})
+    return model.period_ns(scale={"host": 0, "launch": 0, "sync": 0, "latency": 0, "drain": 0})
 
 
 @dataclass(frozen=True)

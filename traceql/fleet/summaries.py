@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from traceql import engine, kernel_names, metrics, remote, run_manifest, suppressions
+from traceql import engine, kernel_names, metrics, remote, run_manifest, savings, suppressions
 from traceql.engine import Outcome, Selection
 from traceql.errors import TraceqlError
 from traceql.loaders import registry as loaders
@@ -22,6 +22,7 @@ from traceql.ranks.digest import RankDigest, digests
 from traceql.report.json import assembled, render_document, trace_entry
 from traceql.report.names import file_labels, shown
 from traceql.reporting import Results
+from traceql.savings import Recoverable
 from traceql.suppressions import Suppressed
 from traceql.trace import Trace
 
@@ -38,13 +39,14 @@ class Setup:
 @dataclass(frozen=True)
 class Summary:
     """One trace, reduced. ``entry`` is its entry of the JSON document (metrics included), ``digests`` are for the rules
-    over all traces; ``seconds`` and ``bytes`` are what it cost to make."""
+    over all traces; ``recoverable`` is what findings save together; ``seconds`` and ``bytes`` are what it cost to make."""
 
     path: str
     rank: int | None
     entry: dict[str, Any]
     outcomes: tuple[Outcome, ...]
     digests: tuple[RankDigest, ...]
+    recoverable: tuple[Recoverable, ...] = ()
     seconds: float = 0.0
     bytes: int = 0
 
@@ -78,13 +80,16 @@ def summarise(location: Location, setup: Setup) -> Summary | Unreadable:
         path = Path(location.path) if url is None else remote.fetched(url)
         trace = _equipped(_opened(path, location.run), setup)
         outcomes = engine.run(trace, setup.selection)
+        ((*kept,),), _ = suppressions.applied((tuple(outcomes),), setup.selection)
+        together = savings.recoverable(trace, [finding for outcome in kept for finding in outcome.findings])
         needs_digest = any(rule.scope == "run" for rule in setup.selection.chosen())
         return Summary(
             path=location.path,
             rank=trace.rank,
             entry=trace_entry(trace),
-            outcomes=tuple(outcomes),
+            outcomes=tuple(_light(outcome) for outcome in outcomes),
             digests=digests(trace, 0) if needs_digest else (),
+            recoverable=together,
             seconds=time.perf_counter() - started,
             bytes=path.stat().st_size if path.is_file() else 0,
         )
@@ -95,14 +100,22 @@ def summarise(location: Location, setup: Setup) -> Summary | Unreadable:
         return Unreadable(location.path, f"{location.path}: {reason}")
 
 
+def _light(outcome: Outcome) -> Outcome:
+    """Without what only the trace can make use of."""
+    return dataclasses.replace(outcome, findings=tuple(dataclasses.replace(f, fix=None) for f in outcome.findings))
+
+
 def _opened(path: Path, run: Path | None) -> Trace:
-    """The trace with what its run's manifest knows: the unprofiled step, and for a graph capture its eager twin."""
+    """The trace with what its run's manifest knows: the unprofiled step, for a graph capture its eager twin, and the
+    counters that belong to it."""
     trace = Trace.from_loaded(loaders.load(path))
     manifest = run_manifest.read(run) if run else None
     if manifest is None:
         return trace
     eager = _eager_twin(manifest, trace)
-    others = [Trace.from_loaded(loaders.load(eager))] if eager else []
+    beside = [eager] if eager else []
+    beside += [manifest.folder / name for name in manifest.counters.get(manifest.name(trace.path) or "", ())]
+    others = [Trace.from_loaded(loaders.load(other)) for other in beside]
     return run_manifest.noted([*others, trace], manifest)[-1]
 
 
@@ -159,6 +172,10 @@ class FleetReport(Results):
         """The JSON contract's metrics over all traces."""
         return metrics.merged([(summary.rank, summary.entry["metrics"]) for summary in self.summaries])
 
+    @property
+    def recoverable(self) -> tuple[Recoverable, ...]:
+        return tuple(each for summary in self.summaries for each in summary.recoverable)
+
     def document(self) -> dict[str, Any]:
         """The JSON document, as ``traceql analyze --format json`` writes it."""
         return assembled(
@@ -204,7 +221,8 @@ def _at(index: int, summary: Summary) -> Summary:
         for o in summary.outcomes
     )
     placed = tuple(dataclasses.replace(digest, index=index) for digest in summary.digests)
-    return dataclasses.replace(summary, outcomes=outcomes, digests=placed)
+    together = tuple(dataclasses.replace(each, trace=index) for each in summary.recoverable)
+    return dataclasses.replace(summary, outcomes=outcomes, digests=placed, recoverable=together)
 
 
 def locations(paths: Sequence[Path]) -> tuple[list[Location], list[Unreadable]]:
@@ -219,8 +237,17 @@ def locations(paths: Sequence[Path]) -> tuple[list[Location], list[Unreadable]]:
             if url is not None:
                 found += [Location(each) for each in remote.trace_urls(url)]
             else:
-                run = path if path.is_dir() else None
-                found += [Location(os.fspath(member), run) for member in trace_files(path)]
+                found += _in_run(path, trace_files(path))
         except TraceqlError as error:
             missing.append(Unreadable(str(path), str(error)))
     return found, missing
+
+
+def _in_run(path: Path, members: list[Path]) -> list[Location]:
+    """The trace files of a path; reports that are read with the timeline they belong to are no places of their own."""
+    if not path.is_dir():
+        return [Location(os.fspath(member)) for member in members]
+    manifest = run_manifest.read(path)
+    counters = manifest.counters.values() if manifest else ()
+    beside = {path / name for names in counters for name in names}
+    return [Location(os.fspath(member), path) for member in members if member not in beside]

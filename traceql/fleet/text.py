@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from traceql.finding import Finding
 from traceql.report.names import shown
+from traceql.wording import duration, size
 
 if TYPE_CHECKING:
     from traceql.fleet.summaries import FleetReport
@@ -37,9 +38,9 @@ def render(report: FleetReport) -> str:
 
 
 def _head(report: FleetReport) -> str:
-    size = sum(summary.bytes for summary in report.summaries)
+    read = size(sum(summary.bytes for summary in report.summaries))
     spent = sum(summary.seconds for summary in report.summaries)
-    return f"{len(report.summaries)} traces, {size / 1e6:,.1f} MB, {spent:,.1f} s of work; {len(report.found)} findings"
+    return f"{len(report.summaries)} traces, {read}, {spent:,.1f} s of work; {len(report.found)} findings"
 
 
 def _grouped(found: list[Finding]) -> list[list[Finding]]:
@@ -54,7 +55,7 @@ def _finding(group: list[Finding], traces: int) -> list[str]:
     worst = group[0]
     saving = worst.estimated_savings_us_per_step
     also = f"  [{len(group)} of {traces} traces]" if len(group) > 1 else ""
-    worth = f"  ({saving:,.0f} µs/step)" if saving else ""
+    worth = f"  ({duration(1000 * saving)}/step)" if saving else ""
     return [f"{worst.code} {worst.rule} {worst.severity.label}{also}{worth}", f"  {shown(worst.message)}"]
 
 

@@ -93,7 +93,7 @@ def read(path: Path) -> Baseline:
         raise UsageError(
             f"{path}: no baseline ({error.strerror or error}); write one with --update-baseline"
         ) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(
             f"{path}: damaged baseline ({error}); restore it or write it anew with --update-baseline"
         ) from error
@@ -122,6 +122,15 @@ def captures(report: Report) -> list[Capture]:
         if other is None or (entry.magnitude or 0.0) > (other.magnitude or 0.0):
             entries[finding.fingerprint] = entry
     return [Capture(where, entries) for where, entries in found.items()]
+
+
+def updated(path: Path, new: Sequence[Capture]) -> list[Capture]:
+    """``new`` and what the file holds of other contexts; of a file that is none or damaged, ``new`` alone."""
+    try:
+        old = read(path).captures
+    except UsageError:
+        return list(new)
+    return [*new, *(each for each in old if all(own.context.differences(each.context) for own in new))]
 
 
 def _entry(finding: Finding) -> Entry:
@@ -174,11 +183,11 @@ def compare(report: Report, baseline: Baseline, settings: BaselineSettings, path
 
 
 def _place(own: Context, baseline: Baseline, path: Path, trace: str) -> int:
-    """Index of the capture to compare with."""
+    """Index of the capture to compare with: of this very context, else the first that compares with it."""
     differing = [own.differences(capture.context) for capture in baseline.captures]
-    for index, differences in enumerate(differing):
-        if not differences:
-            return index
+    comparable = [index for index, differences in enumerate(differing) if not differences]
+    if comparable:
+        return next((i for i in comparable if baseline.captures[i].context == own), comparable[0])
     nearest = min(differing, key=len, default=["nothing recorded"])
     raise UsageError(
         f"{trace}: not comparable with the baseline {path}: {', '.join(nearest)}; "

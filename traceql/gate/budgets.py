@@ -12,6 +12,7 @@ import msgspec
 import polars as pl
 
 from traceql.derived.step_metrics import METRICS, step_metrics
+from traceql.derived.typical_steps import counting, timed_steps
 from traceql.errors import QueryError, UsageError
 from traceql.finding import fingerprint
 from traceql.trace import Trace
@@ -28,7 +29,8 @@ _ANY_RECORD = _NODES | {"gpu_ops", "gaps", "gap_parts", "graph_segments", "graph
 class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
     """One ``[[budgets]]`` of the configuration: a metric of the steps, or the number a query gives, and its limits.
 
-    ``metric`` is ``step.`` and a name of ``METRICS``, aggregated over the steps of ``kind`` and ``batch_size``.
+    ``metric`` is ``step.`` and a name of ``METRICS``, aggregated over the steps of ``kind`` and ``batch_size``; a median
+    leaves the first and the last step of the recording out where there are others.
     """
 
     metric: str | None = None
@@ -46,6 +48,8 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             return "give either metric or sql"
         if self.max is None and self.min is None:
             return "give max or min, or both"
+        if self.max is not None and self.min is not None and self.min > self.max:
+            return f"min, {self.min:g}, is over max, {self.max:g}: no figure can hold it"
         if self.sql is not None and (self.kind or self.batch_size):
             return "kind and batch-size belong to a metric; put the condition into the query"
         if self.metric is not None and self.metric.removeprefix(_PREFIX) not in METRICS:
@@ -163,6 +167,8 @@ def _metric(budget: Budget, trace: Trace) -> float | str | None:
         rows = rows.filter(pl.col("kind") == budget.kind)
     if budget.batch_size is not None:
         rows = rows.filter(pl.col("batch_size") == budget.batch_size)
+    if budget.aggregate == "median":
+        rows = rows.join(counting(timed_steps(trace).join(rows, on="step_id", how="semi")), on="step_id", how="semi")
     values = rows[str(budget.metric).removeprefix(_PREFIX)]
     if values.is_empty():
         return None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from operator import attrgetter
@@ -204,20 +205,31 @@ def _floats(values: list[Any]) -> pl.Series:
 
 
 def _integers(values: list[Any]) -> pl.Series:
-    """Integers as they are; texts give their first run of digits ("stream 7" is 7); anything else is null."""
-    try:
-        return pl.Series(values, dtype=pl.Int64, strict=True)
-    except (TypeError, OverflowError, pl.exceptions.PolarsError):
-        return pl.Series([_integer(value) for value in values], dtype=pl.Int64)
+    """Integers as they are; texts give their first run of digits ("stream 7" is 7); anything else is null.
+
+    Where traces of several ranks were merged into one file, a label stands before every process ("[TP01-PP00] 7", the
+    host's and the GPU's alike): then the digits of the label are the process.
+    """
+    # Polars is given integers alone: on a deeply nested list it takes gigabytes to say that this is none
+    if set(map(type, values)) <= _PLAIN:
+        with suppress(TypeError, OverflowError, pl.exceptions.PolarsError):
+            return pl.Series(values, dtype=pl.Int64, strict=True)
+    return pl.Series([_integer(value) for value in values], dtype=pl.Int64)
 
 
 _INT64_MAX = 2**63 - 1
+_RANK_LABEL = re.compile(r"\[([^\]]*)\]")
+_PLAIN = {int, type(None)}
 
 
 def _integer(value: Any) -> int | None:
     if isinstance(value, str):
-        found = re.search(r"-?\d{1,19}", value)
-        value = int(found.group()) if found else None
+        found = _RANK_LABEL.match(value)
+        digits = re.sub(r"[^0-9]", "", found[1]) if found else ""
+        if not 0 < len(digits) < 19:
+            run = re.search(r"-?[0-9]{1,19}", value)
+            digits = run.group() if run else ""
+        value = int(digits) if digits else None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if isinstance(value, int) and -_INT64_MAX - 1 <= value <= _INT64_MAX else None

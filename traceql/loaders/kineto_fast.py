@@ -39,7 +39,6 @@ BUILD_BYTES = 32 << 20
 
 _TYPICAL_RATIO = 12  # of a trace's size to its gzip's
 _PIECE_BYTES = 8 << 20
-_MOST_THREADS = 8  # what is left to Python keeps about one of eight busy
 _LOOK_AHEAD_BYTES = 1 << 20  # how far to look for a place to cut
 _MAX_RESTARTS = 64  # a file with more breaks than that is the recovery's from there on
 _RECOVERED_ROWS = 50_000  # recovered events held as objects at a time
@@ -137,7 +136,7 @@ def _ahead(jobs: Iterable[_Job]) -> Generator[tuple[_Job, Future[Piece]]]:
     """Each job with its result to come, while threads are already at work on the next ones."""
     from traceql.loaders.kineto_pieces import read
 
-    threads = _threads()
+    threads = files.threads()
     waiting: deque[tuple[_Job, Future[Piece]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
@@ -149,14 +148,6 @@ def _ahead(jobs: Iterable[_Job]) -> Generator[tuple[_Job, Future[Piece]]]:
                 yield waiting.popleft()
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _threads() -> int:
-    try:
-        usable = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS
-        usable = os.cpu_count() or 1
-    return min(usable, _MOST_THREADS)
 
 
 def _guesses(buffer: Buffer, begin: int) -> Iterator[tuple[int, int]]:

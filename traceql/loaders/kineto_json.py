@@ -198,7 +198,7 @@ def _decode_piece(piece: bytes, *, last: bool) -> tuple[Event | None, int]:
 
 def _event_from(value: dict[str, Any]) -> Event:
     """An event from leniently decoded JSON: lone surrogates replaced, numbers kept as their digits."""
-    clean = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+    clean = _without_surrogates(value)
     args = clean.get("args")
     known = {}
     for key, attribute in ATTRIBUTE.items():
@@ -210,6 +210,12 @@ def _event_from(value: dict[str, Any]) -> Event:
 
     fields = {name: clean.get(name) for name in ("ph", "cat", "name", "pid", "tid")}
     return Event(**fields, ts=raw("ts"), dur=raw("dur"), args=Arguments(**known) if known else None)
+
+
+def _without_surrogates(value: dict[str, Any]) -> dict[str, Any]:
+    """The same with lone surrogates, which are no text, replaced."""
+    clean: dict[str, Any] = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+    return clean
 
 
 def _header_around(data: Buffer, array: re.Match[bytes] | None, stop: int | None) -> dict[str, Any]:
@@ -225,29 +231,43 @@ def _header_around(data: Buffer, array: re.Match[bytes] | None, stop: int | None
             continue
         if isinstance(header, dict):
             header.pop("traceEvents", None)
-            return header
+            return _without_surrogates(header)
     return {}
+
+
+_WANT = 'traceql reads PyTorch profiler traces (JSON with "traceEvents")'
+_AGAIN = "record it again and export it after the profiled steps (prof.export_chrome_trace)"
 
 
 def _what_it_looks_like(data: bytes) -> str:
     """Why a file without trace events was refused, and what to do."""
-    want = 'traceql reads PyTorch profiler traces (JSON with "traceEvents")'
     start = data.lstrip()[:1]
     if start not in (b"{", b"["):
-        return f"not JSON (starts with {data.lstrip()[:24]!r}); {want}"
+        return f"not JSON (starts with {data.lstrip()[:24]!r}); {_WANT}"
     try:
         value = msgspec.json.decode(data)
     except NOT_JSON:
-        return f"JSON without one whole trace event; {want}, record it again"
+        size = f"{len(data):,} byte{'' if len(data) == 1 else 's'}"
+        return f"{size} of JSON that end before one whole trace event; writing it was cut short: {_AGAIN}"
     if isinstance(value, list):
-        return f'a JSON array of {len(value)} items, none a trace event (no "ph"); {want}'
-    if not isinstance(value, dict):
-        return f"a JSON {type(value).__name__}; {want}"
+        if not value:
+            return f"an empty JSON array, no event in it; {_AGAIN}"
+        return f'a JSON array of {len(value)} items, none a trace event (no "ph"); {_WANT}'
+    if not value:
+        return f"an empty JSON object, no event in it; {_AGAIN}"
+    events = value.get("traceEvents")
+    if events is not None and not isinstance(events, list):
+        return f'its "traceEvents" is not a list of events; {_AGAIN}'
+    if events:
+        return f'{len(events)} items in "traceEvents", none an event (no "ph"); {_AGAIN}'
     if "traceEvents" in value:
-        return "a trace without a single event; was the profiler active while the program ran?"
+        return (
+            "a trace without a single event; was the profiler active while the program ran (its activities, its schedule)? "
+            f"{_AGAIN}"
+        )
     if "nodes" in value and "schema" in value:
-        return f"a PyTorch execution trace (ExecutionTraceObserver), which has no GPU timeline; {want}"
+        return f"a PyTorch execution trace (ExecutionTraceObserver), which has no GPU timeline; {_WANT}"
     if "segments" in value and "device_traces" in value:
-        return f"a PyTorch memory snapshot; {want}"
+        return f"a PyTorch memory snapshot; {_WANT}"
     keys = ", ".join(list(value)[:5])
-    return f'JSON with the keys {keys}, no "traceEvents"; {want}'
+    return f'JSON with the keys {keys}, no "traceEvents"; {_WANT}'

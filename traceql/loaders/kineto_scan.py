@@ -48,7 +48,10 @@ def touch(value: int, number: int, space: Any) -> Any:
 
 @inlined
 def read_integer(data: Any, at: int, stop: int, value: int, space: Any) -> Any:
-    """An integer, null, or a plain text, of which the first run of digits counts ("stream 7" is 7)."""
+    """An integer, null, or a plain text, of which the first run of digits counts ("stream 7" is 7).
+
+    In front of it may be the label of a merged rank ("[TP01-PP00] 7"): then all digits of the label count.
+    """
     byte = byte_at(data, at, stop)
     if byte == 110:
         end = literal_end(data, at, stop)
@@ -58,6 +61,15 @@ def read_integer(data: Any, at: int, stop: int, value: int, space: Any) -> Any:
         end = key_end(data, at, stop)
         if end < 0:
             return -1
+        if data[at + 1] == 91:
+            label, labelled, inside = np.int64(0), 0, at + 2
+            while inside < end and data[inside] != 93 and labelled < 19:
+                if 48 <= data[inside] <= 57:
+                    label = label * 10 + (data[inside] - 48)
+                    labelled += 1
+                inside += 1
+            if 0 < labelled < 19 and inside < end:
+                return end + 1 if touch(value, label, space) else -1
         while at < end and not (48 <= data[at] <= 57):
             at += 1
         if at == end:

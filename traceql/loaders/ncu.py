@@ -31,7 +31,14 @@ _METRICS = pl.Schema(
 
 def looks_like_ncu_csv(first_lines: str) -> bool:
     """Whether a text begins as a CSV page of Nsight Compute, or with the lines ncu prints before it."""
-    return first_lines.startswith("==PROF==") or any(map(ncu_pages.is_header, first_lines.splitlines()))
+    lines = first_lines.splitlines()
+    return any(line.startswith("==PROF==") for line in lines) or any(map(ncu_pages.is_header, lines))
+
+
+def text_of(data: bytes) -> str:
+    """The text of a CSV page: UTF-8, or UTF-16 as PowerShell writes what it redirects."""
+    encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8"
+    return data.decode(encoding, "replace")
 
 
 def load(path: Path) -> LoadedTrace:
@@ -46,7 +53,7 @@ def load(path: Path) -> LoadedTrace:
         profiles, truncated = ncu_report_file.read(path)
     else:
         content = files.read(path)
-        page = ncu_pages.read(content.data.decode("utf-8", "replace"), path)
+        page = ncu_pages.read(text_of(content.data), path)
         kind, profiles, truncated = f"{page.kind} page", page.profiles, content.truncated
         if page.broken_rows:
             problems.append(Problem("skipped", "rows shorter than the header", count=page.broken_rows))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from traceql.loaders.limits import MOST_INTEGER
 from traceql.stalls import stall_reason
 
 Numbers = Mapping[str, float]
@@ -37,6 +38,7 @@ _TENSOR_FAMILY = re.compile(
 _TENSOR_OPERATIONS = re.compile(r"sm__ops_path_tensor_src_(\w+)\.sum")
 _BY_SPARSITY = re.compile(r"_sparsity_(?:on|off)$")
 _SECTOR_BYTES = 32
+_TOO_LARGE = 2.0**63
 _LIMITS = ("registers", "shared_mem", "warps", "blocks", "barriers")
 _CYCLES = "smsp__average_warps_issue_stalled"
 _SHARES = "smsp__warp_issue_stalled"
@@ -80,7 +82,7 @@ def _sum(numbers: Numbers, *metrics: str) -> float | None:
 
 
 def _whole(value: float | None) -> int | None:
-    return None if value is None else round(value)
+    return round(value) if value is not None and abs(value) < MOST_INTEGER else None
 
 
 def _shared_memory(numbers: Numbers) -> float | None:

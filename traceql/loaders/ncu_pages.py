@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from traceql.errors import UnreadableTraceError
-from traceql.loaders.ncu_units import base_unit, number
+from traceql.loaders.ncu_units import base_unit, decimal_comma, number
 
 
 @dataclass(frozen=True)
@@ -130,30 +130,61 @@ LABELS: dict[str, str] = {
 """Labels of the details page → metric names, as the reports of 2020 to 2025 pair them."""
 
 
+_MOST_DIGITS = 18  # of an integer that fits Int64
+
+
+_DELIMITERS = (",", ";", "\t")
+"""Nsight Compute writes commas; spreadsheets save what they like."""
+
+
 def is_header(line: str) -> bool:
     """Whether a line is the header of a page: columns from ID on, the kernel's name among them."""
-    names = line.lstrip("\ufeff").replace('"', "").rstrip().split(",")
-    return names[0] == "ID" and "Kernel Name" in names
+    return _delimiter(line) is not None
+
+
+def _delimiter(line: str) -> str | None:
+    """What separates the columns of a header line; None for any other line."""
+    plain = line.lstrip("\ufeff").replace('"', "").rstrip()
+    for delimiter in _DELIMITERS:
+        names = plain.split(delimiter)
+        if names[0] == "ID" and "Kernel Name" in names:
+            return delimiter
+    return None
 
 
 def read(text: str, path: Path) -> Page:
-    """Parse a raw or details page; raises UnreadableTraceError with what the file is instead."""
-    lines = text.splitlines(keepends=True)
-    start = next((index for index, line in enumerate(lines) if is_header(line)), None)
-    if start is None:
+    """Parse a raw or details page, or several one after the other; raises UnreadableTraceError with what the file is
+    instead."""
+    lines = text.lstrip("\ufeff").splitlines(keepends=True)
+    starts = [index for index, line in enumerate(lines) if is_header(line)]
+    if not starts:
         raise UnreadableTraceError(
             f"{path}: no Nsight Compute CSV page (no header line); export one with "
             "ncu --import REPORT --csv --page raw --print-units base"
         )
-    lines[start] = lines[start].lstrip("\ufeff")
-    rows = csv.reader(lines[start:])
+    cut = _is_cut(lines[-1])
+    pages = []
     try:
-        return _page(next(rows), rows, path)
+        for start, stop in zip(starts, [*starts[1:], len(lines)], strict=True):
+            rows = csv.reader(
+                lines[start : stop - (cut and stop == len(lines))], delimiter=_delimiter(lines[start]) or ","
+            )
+            pages.append(_page(next(rows, []), rows, path))
     except csv.Error as error:
         raise UnreadableTraceError(f"{path}: not a CSV page of Nsight Compute ({error})") from error
+    profiles = [profile for page in pages for profile in page.profiles]
+    if not profiles:
+        raise UnreadableTraceError(f"{path}: an Nsight Compute {pages[0].kind} page without a kernel; profile again")
+    return Page(pages[0].kind, profiles, sum(page.broken_rows for page in pages) + cut)
+
+
+def _is_cut(last: str) -> bool:
+    """Whether the last line of a file ends within a quoted cell, or before one: a cut number reads as a smaller one."""
+    return not last.endswith(("\n", "\r")) and (last.count('"') % 2 == 1 or last.startswith('"') != last.endswith('"'))
 
 
 def _page(header: list[str], rows: Iterable[list[str]], path: Path) -> Page:
+    header = [name.lstrip("\ufeff") for name in header]
     if {"Metric Name", "Metric Value"} <= set(header):  # the columns of rules follow it, only on the rows of rules
         kind, parsed, needed = "details", _details, header.index("Metric Value") + 1
     elif "Metric Name" in header:
@@ -163,6 +194,8 @@ def _page(header: list[str], rows: Iterable[list[str]], path: Path) -> Page:
         )
     else:
         kind, parsed, needed = "raw", _raw, len(header)
+    if not {"ID", "Kernel Name"} <= set(header):
+        raise UnreadableTraceError(f"{path}: the header of the {kind} page is damaged; export the report again")
     whole: list[dict[str, str]] = []
     broken = 0
     for row in rows:
@@ -170,16 +203,14 @@ def _page(header: list[str], rows: Iterable[list[str]], path: Path) -> Page:
             whole.append(dict(zip(header, row, strict=False)))
         elif any(row) and not row[0].startswith("=="):  # ==PROF== lines of ncu itself
             broken += 1
-    profiles = parsed(whole)
-    if not profiles:
-        raise UnreadableTraceError(f"{path}: an Nsight Compute {kind} page without a kernel; profile again")
-    return Page(kind, profiles, broken)
+    return Page(kind, parsed(whole), broken)
 
 
 def _raw(rows: list[dict[str, str]]) -> list[Profile]:
     """One kernel a row; the row without an ID holds the units, base or scaled per column."""
     units: dict[str, str] = {}
     profiles = []
+    comma = decimal_comma(cell for row in rows for name, cell in row.items() if name not in _IDENTITY)
     for row in rows:
         if not row["ID"]:
             units = row
@@ -187,7 +218,8 @@ def _raw(rows: list[dict[str, str]]) -> list[Profile]:
         profile = _profile(row)
         for metric, text in row.items():
             if metric not in _IDENTITY and text:
-                profile.metrics[metric] = _value(text, units.get(metric, ""))
+                profile.metrics[metric] = _value(text, units.get(metric, ""), comma=comma)
+        _shape_from_metrics(profile)
         profiles.append(profile)
     return profiles
 
@@ -195,15 +227,26 @@ def _raw(rows: list[dict[str, str]]) -> list[Profile]:
 def _details(rows: list[dict[str, str]]) -> list[Profile]:
     """One metric a row, kernels told apart by ID; rows of rules carry advice and no metric."""
     profiles: dict[str, Profile] = {}
+    comma = decimal_comma(row["Metric Value"] for row in rows)
     for row in rows:
         profile = profiles.get(row["ID"])
         if profile is None:
             profile = profiles[row["ID"]] = _profile(row)
         label = row["Metric Name"]
         if label:
-            value = _value(row["Metric Value"], row.get("Metric Unit", ""))
+            value = _value(row["Metric Value"], row.get("Metric Unit", ""), comma=comma)
             profile.metrics.setdefault(metric_name(label, value.unit), value)
+    for profile in profiles.values():
+        _shape_from_metrics(profile)
     return list(profiles.values())
+
+
+def _shape_from_metrics(profile: Profile) -> None:
+    """Grid and block from the metrics where the page has no columns for them, as before 2022."""
+    for what in ("grid", "block"):
+        sizes = [profile.number(f"launch__{what}_dim_{axis}") for axis in "xyz"]
+        if not getattr(profile, what) and None not in sizes:
+            setattr(profile, what, tuple(int(size or 0) for size in sizes))
 
 
 def metric_name(label: str, unit: str) -> str:
@@ -219,9 +262,9 @@ def metric_name(label: str, unit: str) -> str:
     return LABELS.get(label, label)
 
 
-def _value(text: str, unit: str) -> Value:
+def _value(text: str, unit: str, *, comma: bool) -> Value:
     factor, name = base_unit(unit)
-    parsed = number(text)
+    parsed = number(text, comma=comma)
     return Value(None, name, text) if parsed is None else Value(parsed * factor, name)
 
 
@@ -239,11 +282,14 @@ def _profile(row: dict[str, str]) -> Profile:
     )
 
 
+_DIGITS = 19
+
+
 def _integer(text: str | None) -> int | None:
     plain = (text or "").replace(",", "")
-    return int(plain) if plain.isdecimal() else None
+    return int(plain) if plain.isdecimal() and len(plain) <= _MOST_DIGITS else None
 
 
 def _integers(text: str) -> Iterator[int]:
     """The numbers of ``(128, 1, 1)``."""
-    return (int(digits) for digits in re.findall(r"\d+", text))
+    return (int(digits) for digits in re.findall(r"\d+", text) if len(digits) <= _MOST_DIGITS)

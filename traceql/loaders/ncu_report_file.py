@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import tempfile
+from math import isfinite
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
@@ -36,7 +37,10 @@ def _read(report: Path, path: Path) -> tuple[list[Profile], bool]:
     """``path`` names the file in messages; ``report`` is it, or what was unpacked from it."""
     with report.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
-            raise UnreadableTraceError(f"{path}: not an Nsight Compute report (its first bytes are others)")
+            raise UnreadableTraceError(
+                f"{path}: not an Nsight Compute report (its first bytes are others); record it again with `ncu -o`, or give "
+                "the CSV that `ncu --csv --page raw` prints"
+            )
         truncated = _ends_early(file, report.stat().st_size)
     ncu_report = _package(path)
     try:
@@ -94,12 +98,15 @@ def _profile(action: Any) -> Profile:
 
 def _value(value: float | str, unit: str) -> Value:
     factor, name = base_unit(unit)
-    return Value(None, name, value) if isinstance(value, str) else Value(float(value) * factor, name)
+    if isinstance(value, str):
+        return Value(None, name, value)
+    plain = float(value)
+    return Value(plain * factor, name) if isfinite(plain) else Value(None, name, str(plain))
 
 
 def _whole(profile: Profile, metric: str) -> int | None:
     value = profile.number(metric)
-    return None if value is None else round(value)
+    return None if value is None or abs(value) >= 2.0**63 else round(value)
 
 
 def _dimensions(profile: Profile, what: str) -> tuple[int, ...]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from functools import cache
+from math import isfinite
 
 _PREFIXES = {"n": 1e-9, "u": 1e-6, "m": 1e-3, "K": 1e3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
 """Decimal in Nsight Compute for bytes too: 1,024 bytes of shared memory print as 1.02 Kbyte."""
@@ -37,12 +40,34 @@ def _atom(text: str) -> tuple[float, str]:
     return 1.0, text.lower() if text == "Hz" else text
 
 
-def number(text: str) -> float | None:
-    """A printed value: ``3,142.86`` → 3142.86, ``5 (1; 4)`` (value and instances) → 5, a text → None."""
-    plain = text.split(" (", maxsplit=1)[0].replace(",", "").strip()
+_GROUPS = re.compile(r"(?<=\d)[ \u00a0\u202f'\u2019](?=\d)")
+"""What stands between groups of three digits in some locales, beside comma and point."""
+_POINT = re.compile(r"[+-]?[\d,]*\.(?:\d{1,2}|\d{4,})(?:[eE][+-]?\d+)?")
+_COMMA = re.compile(r"[+-]?[\d.]*,(?:\d{1,2}|\d{4,})(?:[eE][+-]?\d+)?")
+"""Numbers whose last mark must be a decimal one: three digits behind it could be a group."""
+
+
+def decimal_comma(cells: Iterable[str]) -> bool:
+    """Whether the numbers of a page have a decimal comma, as the locale of the one who printed it has it."""
+    points = commas = 0
+    for cell in cells:
+        plain = _GROUPS.sub("", cell.split(" (", maxsplit=1)[0].strip())
+        points += _POINT.fullmatch(plain) is not None
+        commas += _COMMA.fullmatch(plain) is not None
+    return commas > points
+
+
+def number(text: str, *, comma: bool = False) -> float | None:
+    """A printed value: ``3,142.86`` → 3142.86, ``5 (1; 4)`` (value and instances) → 5; a text, NaN or infinity → None.
+
+    ``comma``: the decimal mark is a comma, points group digits.
+    """
+    plain = _GROUPS.sub("", text.split(" (", maxsplit=1)[0].strip())
+    plain = plain.replace(".", "").replace(",", ".") if comma else plain.replace(",", "")
     if not plain or plain[0] not in "+-.0123456789":
         return None
     try:
-        return float(plain)
+        value = float(plain)
     except ValueError:
         return None
+    return value if isfinite(value) else None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import polars as pl
 
@@ -12,7 +14,10 @@ from traceql.loaders.nsys_export import Dtypes, Export
 from traceql.trace import LoadedTrace, Problem
 
 _SUFFIXES = (".parquet", ".arrow")
+_PART_ROWS = 65_536
 _READING_ERRORS = (pl.exceptions.PolarsError, OSError)
+
+_T = TypeVar("_T")
 
 
 def load(path: Path) -> LoadedTrace:
@@ -41,15 +46,15 @@ class DirectoryExport(Export):
         self._files = files
         self.problems.extend(problems)
 
-    def fetch(self, table: str, dtypes: Dtypes) -> pl.DataFrame:
+    def fetch(self, table: str, dtypes: Dtypes, then: Callable[[pl.DataFrame], _T]) -> list[_T]:
         file, columns = self._files[table], list(dtypes)
         try:
-            if file.suffix == ".parquet":
-                return pl.read_parquet(file, columns=columns)
-            return pl.read_ipc_stream(file, columns=columns)
+            read = pl.read_parquet if file.suffix == ".parquet" else pl.read_ipc_stream
+            frame = read(file, columns=columns)
         except _READING_ERRORS as error:
             self.problems.append(_unreadable(file, error))
-            return pl.DataFrame(schema=dict(dtypes))
+            frame = pl.DataFrame(schema=dict(dtypes))
+        return [then(part) for part in frame.iter_slices(_PART_ROWS)] or [then(frame)]
 
 
 def _columns(file: Path) -> list[str]:

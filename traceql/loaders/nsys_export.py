@@ -7,19 +7,22 @@ column is optional: a table that is not there reads as an empty frame, a column 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import polars as pl
 
+from traceql.compact import compact
+from traceql.loaders.limits import MOST_INTEGER, possible
 from traceql.trace import Problem
 
 Dtypes = Mapping[str, pl.DataType]
 """Columns to read and the type each comes back in: Int64, Float64, String or Binary."""
 
-_TIME_LIMIT_NS = 2**62  # 146 years either way; the difference of two times below it fits Int64
+_T = TypeVar("_T")
+_SPARSE = 8  # ids in use to ids there may be, from which on a text is searched instead of looked up
 
 
 class Export(ABC):
@@ -36,52 +39,94 @@ class Export(ABC):
         self.problems: list[Problem] = []
 
     @abstractmethod
-    def fetch(self, table: str, dtypes: Dtypes) -> pl.DataFrame:
-        """Columns that ``table`` has, castable to their types; what cannot be read becomes a problem."""
+    def fetch(self, table: str, dtypes: Dtypes, then: Callable[[pl.DataFrame], _T]) -> list[_T]:
+        """What ``then`` makes of columns that ``table`` has, castable to their types.
+
+        A large table comes in parts of some rows each, which ``then`` gets one by one, several at the same time: no
+        more than those are held as they lie in the file. What cannot be read becomes a problem.
+        """
 
     def report(self, kind: Literal["note", "skipped"], message: str, count: int) -> None:
         """Note a problem that concerns ``count`` rows; none when it concerns no row."""
         if count:
             self.problems.append(Problem(kind, message, count=count))
 
-    def read(self, table: str, ints: str, texts: str = "", reals: str = "", blobs: str = "") -> pl.DataFrame:
-        """The named columns (blank-separated) of a table, in the order given; empty texts count as null."""
+    def read(
+        self,
+        table: str,
+        ints: str,
+        texts: str = "",
+        reals: str = "",
+        blobs: str = "",
+        columns: Sequence[pl.Expr] = (pl.all(),),
+    ) -> pl.DataFrame:
+        """The named columns (blank-separated) of a table or, row by row, ``columns`` made of them.
+
+        Unless told otherwise they come in the order given. Empty texts count as null.
+        """
         dtypes: dict[str, pl.DataType] = dict.fromkeys(ints.split(), pl.Int64())
         dtypes |= dict.fromkeys(texts.split(), pl.String()) | dict.fromkeys(reals.split(), pl.Float64())
         dtypes |= dict.fromkeys(blobs.split(), pl.Binary())
-        held = {name: dtype for name, dtype in dtypes.items() if name in self.tables.get(table, ())}
-        if not held:
-            return pl.DataFrame(schema=dtypes)
-        frame = self.fetch(table, held).select(
-            pl.col(name).cast(dtype, strict=False) if name in held else pl.lit(None, dtype).alias(name)
-            for name, dtype in dtypes.items()
-        )
-        return frame.with_columns(pl.when(pl.col(pl.String) != "").then(pl.col(pl.String)))
+        return _joined(self._parts(table, dtypes, lambda frame: compact(frame.select(columns))))
 
-    def events(self, table: str, ints: str) -> pl.DataFrame:
-        """Integer columns of a table with ``start_ns`` and ``dur_ns``, rows without a valid time left out.
+    def events(self, table: str, ints: str, *columns: pl.Expr | str) -> pl.DataFrame:
+        """``columns`` made of integer columns of a table and of ``start_ns`` and ``dur_ns``, row by row.
 
-        Those lack a start or an end, end before they start, or have 0 for both, by which CUPTI says that it
-        could not collect the times. They are counted as a problem.
+        Rows without a valid time are left out and counted as a problem. Those lack a start or an end, end before they
+        start, or have 0 for both, by which CUPTI says that it could not collect the times.
         """
-        frame = self.read(table, f"start end {ints}")
-        start, end = pl.col("start"), pl.col("end")
-        timed = frame.filter(is_time("start"), is_time("end"), end >= start, (start != 0) | (end != 0))
-        lost = frame.height - timed.height
-        self.report("skipped", f"{table}: rows without a valid start and end were left out", lost)
-        return timed.with_columns(start_ns=start, dur_ns=end - start)
+
+        def timed(frame: pl.DataFrame) -> tuple[pl.DataFrame, int]:
+            start, end = pl.col("start"), pl.col("end")
+            held = frame.filter(is_time("start"), is_time("end"), end >= start, (start != 0) | (end != 0))
+            held = held.with_columns(start_ns=start, dur_ns=end - start).filter(possible())
+            return compact(held.select(columns)), frame.height - held.height
+
+        dtypes = dict.fromkeys(["start", "end", *ints.split()], pl.Int64())
+        parts, lost = map(list, zip(*self._parts(table, dtypes, timed), strict=True))
+        self.report("skipped", f"{table}: rows without a valid start and end were left out", sum(lost))
+        return _joined(parts)
+
+    def _parts(self, table: str, dtypes: Dtypes, then: Callable[[pl.DataFrame], _T]) -> list[_T]:
+        """``fetch``, with null for columns the table lacks and for empty texts."""
+        held = {name: dtype for name, dtype in dtypes.items() if name in self.tables.get(table, ())}
+
+        def conform(frame: pl.DataFrame) -> _T:
+            whole = frame.select(
+                pl.col(name).cast(dtype, strict=False) if name in held else pl.lit(None, dtype).alias(name)
+                for name, dtype in dtypes.items()
+            )
+            return then(whole.with_columns(pl.when(pl.col(pl.String) != "").then(pl.col(pl.String))))
+
+        if not held:
+            return [then(pl.DataFrame(schema=dict(dtypes)))]
+        return self.fetch(table, held, conform)
 
     @cached_property
     def _strings(self) -> pl.DataFrame:
         frame = self.read("StringIds", "id", "value").drop_nulls("id")
         return frame.unique("id", keep="first", maintain_order=True)
 
+    @cached_property
+    def _texts(self) -> pl.Series | None:
+        """The text of every id from 0 on, null for those not in use; None where most are not."""
+        first, last = self._strings["id"].min(), self._strings["id"].max()
+        if not isinstance(first, int) or not isinstance(last, int) or first < 0:
+            return None
+        if last > _SPARSE * self._strings.height:
+            return None
+        every = pl.select(id=pl.int_range(last + 1)).join(self._strings, "id", how="left", maintain_order="left")
+        return every["value"].rechunk()  # from one piece Polars takes a text without copying it
+
     def string(self, id_column: str, *, strip: str | None = None) -> pl.Expr:
         """The text a StringIds id stands for, without what the regular expression ``strip`` matches."""
-        values = self._strings["value"]
+        texts = self._strings["value"] if self._texts is None else self._texts
         if strip is not None:
-            values = values.str.replace(strip, "")
-        return _looked_up(id_column, self._strings["id"], values)
+            texts = texts.str.replace(strip, "")
+        if self._texts is None:
+            return _looked_up(id_column, self._strings["id"], texts)
+        known = pl.col(id_column).is_between(0, len(texts) - 1)
+        return pl.lit(texts).gather(pl.when(known).then(id_column)).alias(id_column)
 
     def enum(self, id_column: str, table: str, documented: Mapping[int, str], naming: pl.Expr) -> pl.Expr:
         """The contract's word for an enumerated column.
@@ -94,13 +139,22 @@ class Export(ABC):
         return _looked_up(id_column, pl.Series(list(words), dtype=pl.Int64), pl.Series(words.values()))
 
 
+def _joined(parts: list[pl.DataFrame]) -> pl.DataFrame:
+    """The parts one under the other, each column in one piece; they are used up, so that no table is held twice."""
+    columns = []
+    for name in parts[0].columns:
+        columns.append(pl.concat([part.select(name) for part in parts], rechunk=True))
+        parts[:] = [part.drop(name) for part in parts]
+    return pl.concat(columns, how="horizontal")
+
+
 def _looked_up(column: str, ids: pl.Series, values: pl.Series) -> pl.Expr:
     return pl.col(column).replace_strict(ids, values, default=None, return_dtype=pl.String)
 
 
 def is_time(column: str) -> pl.Expr:
     """Whether a column holds a time that can be reckoned with; false for null."""
-    return pl.col(column).is_between(-_TIME_LIMIT_NS, _TIME_LIMIT_NS, closed="none").fill_null(False)
+    return pl.col(column).is_between(-MOST_INTEGER, MOST_INTEGER, closed="none").fill_null(False)
 
 
 def pid(global_id: str) -> pl.Expr:

@@ -27,11 +27,12 @@ _SCHEMA = {"row": pl.Int64, **dict.fromkeys(_FIELDS, pl.Int64)}
 
 def collective_calls(export: Export) -> pl.DataFrame:
     """NCCL calls with a message size, as rows of ``collective_calls``; none where ranges carry no payload."""
-    if "binaryData" not in export.tables.get("NVTX_EVENTS", ()):
+    fields = _fields(export)
+    if not fields or "binaryData" not in export.tables.get("NVTX_EVENTS", ()):
         return schema.TABLES["collective_calls"].empty()
     events = export.read("NVTX_EVENTS", "start end globalTid textId", "text", blobs="binaryData")
     held = events.filter(pl.col("binaryData").bin.size() > _HEADER_BYTES).with_row_index("row")
-    values = _values(held["binaryData"].to_list(), _fields(export))
+    values = _values(held["binaryData"].to_list(), fields)
     group = pl.format("communicator {}", "communicator")
     calls = held.with_columns(pl.col("row").cast(pl.Int64)).join(values, on="row", how="inner")
     sizes = calls.drop_nulls("world_size").unique("communicator").select("communicator", ranks="world_size")

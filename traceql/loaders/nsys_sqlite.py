@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import polars as pl
 
 from traceql.errors import UnreadableTraceError
-from traceql.loaders import nsys_trace
+from traceql.loaders import files, nsys_trace
 from traceql.loaders.nsys_export import Dtypes, Export
 from traceql.trace import LoadedTrace, Problem
 
-_BATCH_ROWS = 65_536  # rows the driver turns into columns at once; the fastest size on 2.5 million kernels
-_RANGES, _THREADS = 4, 2
-_SPLIT_ROWS = 200_000  # a smaller table is read faster by one thread
+_BATCH_ROWS = 16_384  # rows the driver turns into columns at once
+_PART_ROWS = 65_536  # rows read at a time by one thread; smaller parts take longer, larger ones memory
+_MOST_RANGES = 1000  # row ids may be far apart
 _SMALLEST_PAGE_ROWS = 16  # how near to a damaged place its table is read
 _LIST_TABLES = "select name from sqlite_master where type = 'table' and rootpage > 0"  # no views, no virtual tables
+_WRONG = "wrong values"  # no column of nsys has a name with spaces
 _RECOVER = "pragma writable_schema = on"  # SQLite then opens a file whose size is not the one in its header
+
+_DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)  # names that are no text, in the schema
+
+_T = TypeVar("_T")
 
 
 def load(path: Path) -> LoadedTrace:
@@ -38,47 +43,53 @@ class SqliteExport(Export):
     def __init__(self, path: Path) -> None:
         self._uri = _uri(path)
         self._recover = False
+        missing = _missing_bytes(path)
         try:
             super().__init__(path, self._columns())
-        except sqlite3.DatabaseError as damage:
+        except _DAMAGE as damage:
             self._recover = True
             try:
                 super().__init__(path, self._columns())
-            except sqlite3.DatabaseError as error:
+            except _DAMAGE as error:
                 raise UnreadableTraceError(
                     f"{path}: SQLite cannot read it ({error}); an intact Nsight Systems export is expected, "
                     "export the report again with `nsys export --type sqlite REPORT.nsys-rep`"
                 ) from error
-            self.problems.append(Problem("truncated", f"{damage}: only what is left of the file was read"))
+            self.problems.append(
+                Problem("truncated", f"{damage}: only what is left of the file was read", bytes=missing)
+            )
+        else:
+            if missing:
+                message = "the file is shorter than its header says"
+                self.problems.append(Problem("truncated", message, bytes=missing))
 
     def _columns(self) -> dict[str, list[str]]:
         """The columns of every table."""
-        from sqlite_utils import Database
-
         with closing(sqlite3.connect(self._uri, uri=True)) as connection:
             connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
             if self._recover:
                 connection.execute(_RECOVER)
-            database = Database(connection)
-            names = [name for (name,) in database.execute(_LIST_TABLES).fetchall()]
-            return {name: [column.name for column in database.table(name).columns] for name in names}
+            names = [name for (name,) in connection.execute(_LIST_TABLES)]
+            return {
+                name: [row[1] for row in connection.execute(f"pragma table_info({_quoted(name)})")] for name in names
+            }
 
-    def fetch(self, table: str, dtypes: Dtypes) -> pl.DataFrame:
-        """All rows; fast where every value has the type it should and no page is damaged, else with care."""
+    def fetch(self, table: str, dtypes: Dtypes, then: Callable[[pl.DataFrame], _T]) -> list[_T]:
+        """Fast where every value has the type it should and no page is damaged, else with care."""
         if not self._recover:
             with suppress(*_reading_errors()):
-                return self._fetch_parallel(table, dtypes)
-        return self._fetch_carefully(table, dtypes)
+                return self._fetch_parallel(table, dtypes, then)
+        return self._fetch_carefully(table, dtypes, then)
 
-    def _fetch_parallel(self, table: str, dtypes: Dtypes) -> pl.DataFrame:
+    def _fetch_parallel(self, table: str, dtypes: Dtypes, then: Callable[[pl.DataFrame], _T]) -> list[_T]:
         select = _select(table, {name: _sql(name, dtype) for name, dtype in dtypes.items()})
 
-        def read_range(condition: str) -> pl.DataFrame:
+        def read_range(condition: str) -> _T:
             with self._connected() as connection:
-                return _typed(_query(connection, select + condition), dtypes)
+                return then(_typed(_query(connection, select + condition), dtypes))
 
-        with ThreadPoolExecutor(_THREADS) as pool:
-            return pl.concat(pool.map(read_range, self._ranges(table)))
+        with ThreadPoolExecutor(files.threads()) as pool:
+            return list(pool.map(read_range, self._ranges(table)))
 
     def _ranges(self, table: str) -> list[str]:
         """Conditions that cut a large table into ranges of row ids; one empty condition for any other."""
@@ -88,9 +99,10 @@ class SqliteExport(Export):
         ends = {end: f"(select {end}({row_id}) from {_quoted(table)})" for end in ("min", "max")}
         with self._connected() as connection:
             low, high = _query(connection, f"select {ends['min']} as low, {ends['max']} as high").row(0)
-        if low is None or high - low < _SPLIT_ROWS:
+        if low is None or high - low < _PART_ROWS:
             return [""]
-        edges = [low + (high + 1 - low) * part // _RANGES for part in range(_RANGES + 1)]
+        parts = min((high - low) // _PART_ROWS + 1, _MOST_RANGES)
+        edges = [low + (high + 1 - low) * part // parts for part in range(parts + 1)]
         return [f" where {row_id} between {start} and {end - 1}" for start, end in pairwise(edges)]
 
     def _row_id(self, table: str) -> str | None:
@@ -104,24 +116,25 @@ class SqliteExport(Export):
             return None
         return row_id
 
-    def _fetch_carefully(self, table: str, dtypes: Dtypes) -> pl.DataFrame:
+    def _fetch_carefully(self, table: str, dtypes: Dtypes, then: Callable[[pl.DataFrame], _T]) -> list[_T]:
         """Rows up to the first damaged page, null for values of a wrong type; reports what that lost."""
         wrong = [f"({_is_no_integer(name)})" for name, dtype in dtypes.items() if dtype == pl.Int64]
         columns = {name: _sql(name, dtype, guarded=True) for name, dtype in dtypes.items()}
-        columns["wrong values"] = " + ".join(wrong) or "0"
-        types = {**dtypes, "wrong values": pl.Int64()}
-        pages = [pl.DataFrame(schema=types)]
+        columns[_WRONG] = " + ".join(wrong) or "0"
+        types = {**dtypes, _WRONG: pl.Int64()}
+        rows = wrong_values = 0
+        parts = [then(pl.DataFrame(schema=dict(dtypes)))]
         try:
             for page in self._pages(table, columns, types):
-                pages.append(page)  # noqa: PERF402 - what came before an error is kept
+                rows += page.height
+                wrong_values += int(page[_WRONG].sum())
+                parts.append(then(page.drop(_WRONG)))
         except _reading_errors() as error:
-            rows = sum(page.height for page in pages)
             message = f"{table}: {_cause(error)}; {rows} rows before that could be read"
             self.problems.append(Problem("truncated", message))
-        frame = pl.concat(pages)
         message = f"{table}: values that are no integers where integers belong were read as missing"
-        self.report("skipped", message, int(frame["wrong values"].sum()))
-        return frame.drop("wrong values")
+        self.report("skipped", message, wrong_values)
+        return parts
 
     def _pages(self, table: str, columns: dict[str, str], types: Dtypes) -> Iterator[pl.DataFrame]:
         """The table in pages by row id, smaller ones near a damaged place; raises when it gets there."""
@@ -131,7 +144,7 @@ class SqliteExport(Export):
                 yield _typed(_query(connection, _select(table, columns)), types)
                 return
             select = _select(table, {**columns, "row id": row_id})
-            last, rows = -(2**63), _BATCH_ROWS
+            last, rows = -(2**63), _PART_ROWS
             while True:
                 try:
                     page = _query(connection, f"{select} where {row_id} > {last} order by {row_id} limit {rows}")
@@ -152,26 +165,32 @@ class SqliteExport(Export):
 
     @contextmanager
     def _connected(self) -> Iterator[Any]:
-        import adbc_driver_sqlite.dbapi as adbc
+        import adbc_driver_sqlite
+        from adbc_driver_manager import AdbcConnection
 
-        with adbc.connect(self._uri) as connection:
+        # the driver's own interface: the one of DB-API loads pyarrow where that is installed
+        with adbc_driver_sqlite.connect(self._uri) as database, AdbcConnection(database) as connection:
             if self._recover:
                 _query(connection, _RECOVER)
             yield connection
 
 
 def _query(connection: Any, sql: str) -> pl.DataFrame:
-    with connection.cursor() as cursor:
-        cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": str(_BATCH_ROWS)})
-        cursor.execute(sql)
-        frame: pl.DataFrame = cursor.fetch_polars()
-        return frame
+    from adbc_driver_manager import AdbcStatement
+
+    with AdbcStatement(connection) as statement:
+        statement.set_options(**{"adbc.sqlite.query.batch_rows": str(_BATCH_ROWS)})
+        statement.set_sql_query(sql)
+        stream, _ = statement.execute_query()
+        # copied into one piece: a column that is kept would keep all columns of its batches
+        return pl.DataFrame(stream).rechunk()
 
 
-def _reading_errors() -> tuple[type[Exception], ...]:
+def _reading_errors() -> tuple[type[BaseException], ...]:
     import adbc_driver_manager
 
-    return (adbc_driver_manager.Error, pl.exceptions.PolarsError, sqlite3.Error)
+    # older Polars panics where the driver reports an error in the middle of a table
+    return (adbc_driver_manager.Error, pl.exceptions.PolarsError, pl.exceptions.PanicException, sqlite3.Error)
 
 
 def _select(table: str, columns: dict[str, str]) -> str:
@@ -241,5 +260,23 @@ def _uri(path: Path) -> str:
     return f"file:{quote(os.fsencode(path.absolute()))}?mode=ro{immutable}"
 
 
-def _cause(error: Exception) -> str:
+def _missing_bytes(path: Path) -> int | None:
+    """By how much the file is shorter than its header says; None when it is not, or the header does not tell.
+
+    https://www.sqlite.org/fileformat2.html#the_database_header
+    """
+    try:
+        with path.open("rb") as file:
+            header = file.read(100)
+            size = os.fstat(file.fileno()).st_size
+    except OSError:
+        return None  # SQLite says what is wrong
+    page_bytes = int.from_bytes(header[16:18], "big")
+    pages = int.from_bytes(header[28:32], "big")
+    is_valid = len(header) == 100 and header[24:28] == header[92:96]
+    missing = (65_536 if page_bytes == 1 else page_bytes) * pages - size
+    return missing if is_valid and missing > 0 else None
+
+
+def _cause(error: BaseException) -> str:
     return "the file is damaged" if "malformed" in str(error) else " ".join(f"reading failed ({error})".split())

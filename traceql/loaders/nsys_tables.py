@@ -9,6 +9,7 @@ from __future__ import annotations
 import polars as pl
 
 from traceql.loaders import nsys_nccl
+from traceql.loaders.limits import possible
 from traceql.loaders.nsys_export import Export, is_time, pid, tid
 
 # fmt: off
@@ -66,15 +67,13 @@ def frames(export: Export) -> dict[str, pl.DataFrame]:
 
 def kernels(export: Export) -> pl.DataFrame:
     """Kernels, with the graph CUPTI names for them or else the one in the upper half of the node's id."""
-    frame = export.events(
-        "CUPTI_ACTIVITY_KIND_KERNEL",
-        f"{_GPU_COLUMNS} contextId demangledName shortName mangledName graphId graphNodeId gridX gridY gridZ "
-        "blockX blockY blockZ registersPerThread staticSharedMemory dynamicSharedMemory",
-    )
     names = [export.string(column) for column in ("demangledName", "shortName", "mangledName")]
     node, graph_of_node = pl.col("graphNodeId"), pl.col("graphNodeId") // 2**32
     static, dynamic = pl.col("staticSharedMemory"), pl.col("dynamicSharedMemory")
-    return frame.select(
+    return export.events(
+        "CUPTI_ACTIVITY_KIND_KERNEL",
+        f"{_GPU_COLUMNS} contextId demangledName shortName mangledName graphId graphNodeId gridX gridY gridZ "
+        "blockX blockY blockZ registersPerThread staticSharedMemory dynamicSharedMemory",
         *_GPU_ROW,
         pl.coalesce(names).alias("name"),
         names[1].alias("short_name"),
@@ -99,7 +98,9 @@ def memcpys(export: Export) -> pl.DataFrame:
     direction = direction.str.replace(r"(\w)TO(\w)$", "${1}to${2}")
     memory = name.str.extract(r"^CUDA_MEMOPR_MEMORY_KIND_(\w+)$").str.to_lowercase().str.replace_all("_", " ")
     memory = pl.when(memory != "unknown").then(memory)
-    return export.events("CUPTI_ACTIVITY_KIND_MEMCPY", f"{_GPU_COLUMNS} bytes copyKind srcKind dstKind").select(
+    return export.events(
+        "CUPTI_ACTIVITY_KIND_MEMCPY",
+        f"{_GPU_COLUMNS} bytes copyKind srcKind dstKind",
         *_GPU_ROW,
         "bytes",
         export.enum("copyKind", "ENUM_CUDA_MEMCPY_OPER", _MEMCPY_KINDS, direction).alias("kind"),
@@ -110,28 +111,28 @@ def memcpys(export: Export) -> pl.DataFrame:
 
 def memsets(export: Export) -> pl.DataFrame:
     """Fills, those inside graph replays included."""
-    fills = export.events("CUPTI_ACTIVITY_KIND_MEMSET", f"{_GPU_COLUMNS} bytes value")
-    return fills.select(*_GPU_ROW, "bytes", "value")
+    return export.events("CUPTI_ACTIVITY_KIND_MEMSET", f"{_GPU_COLUMNS} bytes value", *_GPU_ROW, "bytes", "value")
 
 
 def graph_traces(export: Export) -> pl.DataFrame:
     """One row a replay where graphs were traced as a whole; before schema 3.24 such replays left no row."""
-    replays = export.events("CUPTI_ACTIVITY_KIND_GRAPH_TRACE", f"{_GPU_COLUMNS} graphId graphExecId")
-    return replays.select(*_GPU_ROW, pl.col("graphId").alias("graph_id"), pl.col("graphExecId").alias("graph_exec_id"))
+    graph, executable = pl.col("graphId").alias("graph_id"), pl.col("graphExecId").alias("graph_exec_id")
+    columns = f"{_GPU_COLUMNS} graphId graphExecId"
+    return export.events("CUPTI_ACTIVITY_KIND_GRAPH_TRACE", columns, *_GPU_ROW, graph, executable)
 
 
 def synchronizations(export: Export) -> pl.DataFrame:
     """Waits as CUPTI records them."""
     name = pl.col("name").str.extract(r"^CUPTI_ACTIVITY_SYNCHRONIZATION_TYPE_(\w+)_(?:SYNCHRONIZE|EVENT)$")
-    waits = export.events("CUPTI_ACTIVITY_KIND_SYNCHRONIZATION", f"{_GPU_COLUMNS} syncType")
-    kind = export.enum("syncType", "ENUM_CUPTI_SYNC_TYPE", _SYNC_KINDS, name.str.to_lowercase())
-    return waits.select(*_GPU_ROW, kind.alias("kind"))
+    kind = export.enum("syncType", "ENUM_CUPTI_SYNC_TYPE", _SYNC_KINDS, name.str.to_lowercase()).alias("kind")
+    return export.events("CUPTI_ACTIVITY_KIND_SYNCHRONIZATION", f"{_GPU_COLUMNS} syncType", *_GPU_ROW, kind)
 
 
 def runtime_calls(export: Export) -> pl.DataFrame:
     """Runtime and driver API calls: one table holds both."""
-    calls = export.events("CUPTI_ACTIVITY_KIND_RUNTIME", "globalTid correlationId nameId returnValue")
-    return calls.select(
+    return export.events(
+        "CUPTI_ACTIVITY_KIND_RUNTIME",
+        "globalTid correlationId nameId returnValue",
         *_TIMES,
         export.string("nameId", strip=_VERSION_SUFFIX).alias("name"),
         pid("globalTid"),
@@ -146,7 +147,9 @@ def overheads(export: Export) -> pl.DataFrame:
     kind = export.enum("overheadType", "ENUM_CUPTI_OVERHEAD_TYPE", _OVERHEAD_KINDS, pl.col("label"))
     text = export.string("nameId")
     return pl.concat(
-        export.events(table, "globalTid nameId overheadType").select(
+        export.events(
+            table,
+            "globalTid nameId overheadType",
             *_TIMES,
             pl.coalesce(pl.when(text != "Unknown").then(text), kind, text).alias("kind"),
             pid("globalTid"),
@@ -178,8 +181,9 @@ def nvtx(export: Export, last_end_ns: int | None) -> pl.DataFrame:
     A range still open when the capture stopped ends with the last event: the last in NVTX or, of all others,
     the one that ended at ``last_end_ns``.
     """
-    frame = export.read("NVTX_EVENTS", "start end eventType globalTid textId domainId", "text")
-    frame = frame.with_columns(pid("globalTid"), name=pl.coalesce("text", export.string("textId")))
+    name = pl.coalesce("text", export.string("textId")).alias("name")
+    columns = [pl.col("start", "end", "eventType", "domainId"), pid("globalTid"), tid("globalTid"), name]
+    frame = export.read("NVTX_EVENTS", "start end eventType globalTid textId domainId", "text", columns=columns)
     kind = pl.col("eventType")
     is_range = kind.is_in([_PUSH_POP_RANGE, _START_END_RANGE])
     if "eventType" not in export.tables.get("NVTX_EVENTS", ()):
@@ -191,21 +195,34 @@ def nvtx(export: Export, last_end_ns: int | None) -> pl.DataFrame:
     last_end = pl.max_horizontal(end.filter(is_time("end")).max(), pl.lit(last_end_ns, pl.Int64))
     closed = pl.when(is_open).then(pl.max_horizontal("start", last_end)).when(is_range).then(end)
     events = frame.filter(is_range | (kind == _MARK)).with_columns(is_open=is_open, end=closed.otherwise("start"))
-    placed = events.filter(is_time("start"), is_time("end"), end >= pl.col("start"))
+    timed = events.filter(is_time("start"), is_time("end")).with_columns(dur_ns=end - pl.col("start"))
+    placed = timed.filter(possible("start"))
     untimed, still_open = events.height - placed.height, int(placed["is_open"].sum())
     export.report("skipped", "NVTX_EVENTS: rows without a valid time were left out", untimed)
     export.report("note", "NVTX ranges were open when the capture stopped; they end with the trace", still_open)
 
-    domain = pl.coalesce("domain", pl.format("domain {}", "domainId"))
-    return placed.join(domains, ["pid", "domainId"], how="left", maintain_order="left").select(
+    return placed.select(
         pl.col("start").alias("start_ns"),
-        (end - pl.col("start")).alias("dur_ns"),
+        "dur_ns",
         "name",
-        pl.when(pl.col("domainId") != 0).then(domain).alias("domain"),
+        _domain(placed, domains).alias("domain"),
         pl.lit("cpu").alias("side"),
         "pid",
-        tid("globalTid"),
+        "tid",
     )
+
+
+def _domain(ranges: pl.DataFrame, domains: pl.DataFrame) -> pl.Expr:
+    """The name of each range's domain, ``domain 3`` where the process did not name it; null for the default one."""
+    keys = [pl.col("pid").fill_null(-1), pl.col("domainId")]  # a join drops null
+    used = ranges.select(keys).unique().filter(pl.col("domainId") != 0)
+    if used.is_empty():
+        return pl.lit(None, pl.String)
+    names = used.join(domains, keys, how="left").select(
+        "pid", "domainId", pl.coalesce("domain", pl.format("domain {}", "domainId"))
+    )
+    placed = ranges.select(keys).join(names, ["pid", "domainId"], how="left", maintain_order="left")
+    return pl.lit(placed["domain"])
 
 
 def _positive(column: pl.Expr) -> pl.Expr:

@@ -11,6 +11,10 @@ from traceql.trace import LoadedTrace
 
 _SQLITE_MAGIC = b"SQLite format 3\x00"
 _READS = "traceql reads PyTorch profiler traces (.json, .json.gz), Nsight Systems (.nsys-rep, .sqlite) and Nsight Compute (.ncu-rep, .csv)"
+_HEAD = 4096
+"""Bytes that tell what a file is."""
+_SHORTEST = 64
+"""No trace is shorter, bytes: the length is worth a word."""
 _OTHER_FORMATS = [
     (re.compile(rb"^\s*<(!doctype|html|\?xml)", re.IGNORECASE), "an HTML or XML page (a failed download?)"),
     (re.compile(rb"^PK\x03\x04"), "a zip archive; unpack it first"),
@@ -28,13 +32,16 @@ def load(path: Path) -> LoadedTrace:
         from traceql.loaders import nsys_directory
 
         return nsys_directory.load(path)
+    if not path.is_file():
+        raise UnreadableTraceError(f"{path}: a pipe or a device, no file; write the trace to a file first")
     try:
         start = files.head(path)
     except OSError as error:
         raise UnreadableTraceError(f"{path}: cannot be read ({error.strerror or error})") from error
     if not start.strip():
-        what = "a damaged gzip file" if files.is_gzip(path) else "an empty file"
-        raise UnreadableTraceError(f"{path}: {what}; {_READS}")
+        start = files.read(path).data.lstrip()[:_HEAD]
+        if not start:
+            raise UnreadableTraceError(f"{path}: {_nothing_in(path)}")
     if start.startswith(_SQLITE_MAGIC):
         from traceql.loaders import nsys_sqlite
 
@@ -59,11 +66,28 @@ def _load_text(path: Path, start: bytes) -> LoadedTrace:
     for pattern, what in _OTHER_FORMATS:
         if pattern.match(start):
             raise UnreadableTraceError(f"{path}: {what}; {_READS}")
-    from traceql.loaders import ncu
+    if is_counter_page(path):
+        from traceql.loaders import ncu
 
-    if ncu.looks_like_ncu_csv(text.decode("utf-8", "replace")):
         return ncu.load(path)
-    raise UnreadableTraceError(f"{path}: unknown content (starts with {start[:24]!r}); {_READS}")
+    raise UnreadableTraceError(f"{path}: {_unknown(path, text)}; {_READS}")
+
+
+def _nothing_in(path: Path) -> str:
+    """What a file without content is, and what to do."""
+    size = path.stat().st_size
+    again = "the profiler wrote no trace, or its disk was full: record it again"
+    if not files.is_gzip(path):
+        return f"an empty file ({size} bytes{' of white space' if size else ''}); {again}"
+    if files.read(path).truncated:
+        return f"a damaged gzip file ({size} bytes, nothing can be unpacked); copy it again from where it was recorded"
+    return f"an empty file, compressed ({size} bytes); {again}"
+
+
+def _unknown(path: Path, text: bytes) -> str:
+    size = path.stat().st_size
+    length = f"{size} byte{'s' if size > 1 else ''} of " if size < _SHORTEST else ""
+    return f"{length}unknown content (starts with {text[:24].decode('utf-8', 'replace')!r})"
 
 
 def is_nsys_directory(path: Path) -> bool:
@@ -75,3 +99,13 @@ def is_trace_name(path: Path) -> bool:
     """Whether a file inside a directory may be a trace by its name; its content still decides."""
     names = (".json", ".json.gz", ".nsys-rep", ".sqlite", ".ncu-rep", ".ncu-rep.gz")
     return path.name.endswith(names) and path.name not in ("manifest.json", "truth.json", "package.json")
+
+
+def is_counter_page(path: Path) -> bool:
+    """Whether a file begins as a CSV page of Nsight Compute; other tables lie in run directories too."""
+    from traceql.loaders import ncu
+
+    try:
+        return ncu.looks_like_ncu_csv(ncu.text_of(files.head(path, 1 << 16)))  # a program may print before ncu does
+    except OSError:
+        return False

@@ -1,7 +1,7 @@
 """The compiled event scanner as machine code: built once for a processor, then loaded in a few milliseconds.
 
-The code lies beside this module, in ``__pycache__``, or in the user's cache folder where that cannot be written. Its
-file is named after the source it was built from and the processor it was built for, and carries its own checksum.
+The code lies in the user's cache folder: beside this module it would outlive an uninstall. Its file is named after the
+source it was built from and the processor it was built for, and carries its own checksum.
 """
 
 from __future__ import annotations
@@ -112,17 +112,16 @@ def scanner() -> Scanner | None:
 
 def is_built() -> bool:
     """Whether the machine code is there already."""
-    return any((folder / _name()).is_file() for folder in _folders())
+    return (_folder() / _name()).is_file()
 
 
 def _load() -> Scanner | None:
-    for folder in _folders():
-        with suppress(OSError):
-            content = (folder / _name()).read_bytes()
-            digest, code = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-            if hashlib.sha256(code).digest() == digest:
-                return Scanner(code)
-    return None
+    try:
+        content = (_folder() / _name()).read_bytes()
+    except OSError:
+        return None
+    digest, code = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+    return Scanner(code) if hashlib.sha256(code).digest() == digest else None
 
 
 def prove(path: str) -> None:
@@ -145,16 +144,15 @@ def _build() -> None:
     """Compile and keep the machine code; leaves nothing where that does not work."""
     if getattr(sys, "frozen", False):
         return  # there is no interpreter to try it in
-    for folder in _folders():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as new:
-                _build_in(Path(new), folder / _name())
-        except OSError:
-            continue  # cannot be written
-        except Exception:  # another numba, an unknown processor: the strict parser reads everything
-            logging.getLogger(__name__).warning("the compiled trace reader is not available", exc_info=True)
-        return
+    folder = _folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as new:
+            _build_in(Path(new), folder / _name())
+    except OSError:
+        return  # cannot be written
+    except Exception:  # another numba, an unknown processor: the strict parser reads everything
+        logging.getLogger(__name__).warning("the compiled trace reader is not available", exc_info=True)
 
 
 def _build_in(new: Path, target: Path) -> None:
@@ -182,7 +180,7 @@ def _name() -> str:
     return f"kineto_scan.{key.hexdigest()[:24]}.o"
 
 
-def _folders() -> list[Path]:
+def _folder() -> Path:
     from traceql.cache import user_folder
 
-    return [Path(__file__).parent / "__pycache__", user_folder() / "code"]
+    return user_folder() / "code"

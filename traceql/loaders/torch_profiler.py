@@ -9,8 +9,9 @@ from typing import Any
 
 import polars as pl
 
-from traceql.loaders import kineto_fast
-from traceql.trace import LoadedTrace
+from traceql.loaders import kineto_fast, kineto_processes
+from traceql.loaders.limits import MOST_INTEGER, possible
+from traceql.trace import LoadedTrace, Problem
 
 _EPOCH_LIKELY_NS = 10**17
 """A time over this (1973 in ns since 1970) without a stated base is a Unix time: old Kineto wrote those."""
@@ -21,8 +22,9 @@ _VERSION_SUFFIX = r"_v\d{4,}$"  # cudaLaunchKernel_v7000
 def load(path: Path) -> LoadedTrace:
     """Read one rank's trace; raises UnreadableTraceError when it holds no whole event."""
     file = kineto_fast.parse(path)
-    families, header = file.families, file.header
-    pid = _process(families)
+    families, beyond = _possible(file.families)
+    header = file.header
+    pid, undecided = _process(families)
     frames = {
         "kernels": _gpu(families["kernel"], pid),
         "memcpys": _memcpys(families["memcpy"], pid),
@@ -48,29 +50,56 @@ def load(path: Path) -> LoadedTrace:
         rank=_rank(header, path),
         unix_offset_ns=_unix_offset(header, first),
         first_ns=first,
-        problems=file.problems,
+        problems=(*file.problems, *beyond, *undecided),
     )
 
 
-def _process(families: dict[str, pl.DataFrame]) -> int | None:
-    """The one host process of the trace: Kineto's GPU rows carry the device where others have the process."""
+def _possible(families: dict[str, pl.DataFrame]) -> tuple[dict[str, pl.DataFrame], list[Problem]]:
+    """The families without the rows whose times cannot be, and the problem to report for those."""
+    kept = {
+        f: frame if frame.select(possible().all()).item() else frame.filter(possible()) for f, frame in families.items()
+    }
+    lost = sum(frame.height - kept[family].height for family, frame in families.items())
+    message = f"{lost} events last over 100 days or lie over 146 years off; they were left out"
+    return kept, [Problem("skipped", message, count=lost)] if lost else []
+
+
+def _process(families: dict[str, pl.DataFrame]) -> tuple[pl.Expr, list[Problem]]:
+    """The host process of a GPU row, and what is to be said of rows that have none.
+
+    Kineto's GPU rows carry the device where others have the process; a trace has one process unless it was merged.
+    """
     pids = pl.concat([families[family]["pid"] for family in ("call", "op", "python")]).drop_nulls().unique()
-    return int(pids[0]) if len(pids) == 1 else None
+    if len(pids) < 2:
+        return pl.lit(int(pids[0]) if len(pids) else None, pl.Int64), []
+    columns = [_DEVICE.alias("device"), pl.col("pid").alias("row_pid"), "correlation_id", "start_ns"]
+    rows = pl.concat([families[family].select(columns) for family in ("kernel", "memcpy", "memset")])
+    calls = families["call"].select("pid", "correlation_id", "start_ns")
+    owner = kineto_processes.owners(rows, calls)
+    left = rows.join(owner, on=kineto_processes.PLACE, how="anti", nulls_equal=True)
+    known = pl.lit(None, pl.Int64)
+    for device, row_pid, pid in owner.rows():
+        known = pl.when(_DEVICE.eq(device) & pl.col("pid").eq(row_pid)).then(pid).otherwise(known)
+    return known, [*kineto_processes.undecided(left, calls), *kineto_processes.shared_devices(owner)]
 
 
-def _gpu(frame: pl.DataFrame, pid: int | None) -> pl.DataFrame:
+_DEVICE = pl.coalesce("device", "pid")
+"""The device of a GPU row: old files have it in the process field alone."""
+
+
+def _gpu(frame: pl.DataFrame, pid: pl.Expr) -> pl.DataFrame:
     """GPU rows: device and stream from the arguments, else from where old files put them (pid and tid)."""
     return frame.with_columns(
-        device=pl.coalesce("device", "pid"),
+        device=_DEVICE,
         stream=pl.coalesce("stream", "tid"),
-        pid=pl.lit(pid, pl.Int64),
+        pid=pid,
         # Kineto writes 0 for "not in a graph"
         graph_id=pl.when(pl.col("graph_id") != 0).then("graph_id"),
         graph_node_id=pl.when(pl.col("graph_node_id") != 0).then("graph_node_id"),
     )
 
 
-def _memcpys(frame: pl.DataFrame, pid: int | None) -> pl.DataFrame:
+def _memcpys(frame: pl.DataFrame, pid: pl.Expr) -> pl.DataFrame:
     """Direction and memory kinds from the event's name: ``Memcpy HtoD (Pinned -> Device)``."""
     ends = pl.col("name").str.extract_groups(r"\((?<src>[\w ]+?) *-> *(?<dst>[\w ]+?)\)")
     return _gpu(frame, pid).with_columns(
@@ -103,7 +132,7 @@ def _annotations(families: dict[str, pl.DataFrame]) -> pl.DataFrame:
     return pl.concat([host, gpu.with_columns(side=pl.lit("gpu"))], how="diagonal")
 
 
-def _collective_calls(families: dict[str, pl.DataFrame], pid: int | None) -> pl.DataFrame:
+def _collective_calls(families: dict[str, pl.DataFrame], pid: pl.Expr) -> pl.DataFrame:
     """What torch.distributed wrote on communication kernels and, in versions before 2.2, on its operators alone."""
     stated = {"name": "collective", "dtype": "collective_dtype", "world_size": "group_size"}
     rows = [
@@ -112,7 +141,7 @@ def _collective_calls(families: dict[str, pl.DataFrame], pid: int | None) -> pl.
         .select(
             "start_ns", "dur_ns", "tid", "in_elements", "out_elements", "group", "group_ranks",
             side=pl.lit(side), **{column: pl.col(key) for column, key in stated.items()},
-            pid=pl.lit(pid, pl.Int64) if side == "kernel" else pl.col("pid"),
+            pid=pid if side == "kernel" else pl.col("pid"),
             correlation_id=pl.col("correlation_id") if side == "kernel" else pl.lit(None, pl.Int64),
         )
         for family, side in (("kernel", "kernel"), ("op", "op"))
@@ -147,7 +176,8 @@ def _devices(header: dict[str, Any]) -> pl.DataFrame:
 
 
 def _number(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return value if whole and abs(value) < MOST_INTEGER else None
 
 
 def _metadata(header: dict[str, Any]) -> pl.DataFrame:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,14 @@ _AGREEING = 0.98
 _SAMPLED = 2_000
 """Collectives compared to find how far two ranks are apart; more make it no surer."""
 _SMALLEST_OVERLAP = 8
+_CLEARLY = 3
+_EXACT_NS = 3_000
+"""A shift that the clocks say is taken without a search where its neighbours are so many times less steady, or lie apart
+by more than the ends of one group ever do."""
+_PROBE, _PROBES, _FITS = 24, 7, 2
+"""Collectives of a stretch that is tried at every place, stretches of a capture, and places kept of each."""
+_SPREADS = 6
+"""A pair may lie further from the common distance than 10 µs where the ends of all scatter: by so many spreads."""
 _DRIFT_FROM_NS = 1_000
 """Clocks that run apart by less over the whole capture are taken to run alike."""
 _MOST_DRIFT = 500e-6
@@ -60,32 +67,146 @@ class Shift:
 NO_SHIFT = Shift(0, 0, 0.0, 0, 0.0)
 
 
-def shift_between(one: pl.DataFrame, other: pl.DataFrame, *, clocks_known: bool) -> Shift | None:
-    """How ``other`` (``end_ns`` and ``kind`` in order) lies to ``one``.
+@dataclass(frozen=True)
+class Pairing:
+    """Which collective of one rank is which of another.
 
-    None where no shift makes kinds agree and ends lie at a steady distance: then they are not the same collectives.
+    ``partner``: for each row of the other its row of the one, −1 without; ``shift``: the clocks' relation over the pairs.
     """
-    ends = [frame["end_ns"].to_numpy() for frame in (one, other)]
-    kinds = [frame["kind"].to_numpy() for frame in (one, other)]
-    near = _near(ends[0], ends[1]) if clocks_known else {0, len(ends[1]) - len(ends[0])}
-    # two captures of equal length hold the same collectives, or those of different groups
-    reach = min(max(len(ends[0]), len(ends[1])), _SAMPLED) if len(ends[0]) != len(ends[1]) else 0
-    return _best(ends, kinds, sorted(near)) or _best(ends, kinds, range(-reach, reach + 1))
+
+    partner: NDArray[np.int64]
+    shift: Shift
 
 
-def _best(ends: list[NDArray[np.int64]], kinds: list[NDArray[np.uint64]], places: Iterable[int]) -> Shift | None:
-    """The steadiest of the shifts that fit, the nearest of equally steady ones."""
-    tried = (_shift(ends, kinds, k) for k in places)
-    fitting = [shift for shift in tried if shift is not None and shift.spread_ns <= _SAME_GROUP_NS]
-    return min(fitting, key=lambda shift: (shift.spread_ns, abs(shift.places)), default=None)
+def paired(one: pl.DataFrame, other: pl.DataFrame, *, clocks_known: bool) -> Pairing | None:
+    """The collectives of ``one`` and ``other`` (``end_ns`` and ``kind``, in order) that are the same.
+
+    Captures may begin and end at different collectives and may lack some in between. None where no pairing makes kinds
+    agree and ends lie at a steady distance: then they are not the same collectives.
+    """
+    ends, kinds = ([frame[name].to_numpy() for frame in (one, other)] for name in ("end_ns", "kind"))
+    whole = _shift_between(ends, kinds, clocks_known=clocks_known)
+    if whole is not None:
+        found = _by_place(ends, kinds, whole)
+        if _is_even(ends, found):
+            return found
+    tried = [_merged_from(ends, kinds, seed) for seed in _seeds(ends, kinds)]
+    steady = [each for each in tried if each is not None and each.shift.spread_ns <= _SAME_GROUP_NS]
+    return min(steady, key=lambda each: (each.shift.spread_ns, -int((each.partner >= 0).sum())), default=None)
+
+
+def _by_place(ends: list[NDArray[np.int64]], kinds: list[NDArray[np.uint64]], shift: Shift) -> Pairing:
+    """The pairing of a shift alone: the n-th is the (n − places)-th; kinds that differ are no pair."""
+    places = np.arange(len(ends[1])) - shift.places
+    inside = (places >= 0) & (places < len(ends[0]))
+    same = np.zeros(len(places), np.bool_)
+    same[inside] = kinds[0][places[inside]] == kinds[1][inside]
+    return Pairing(np.where(same, places, -1).astype(np.int64), shift)
+
+
+def _is_even(ends: list[NDArray[np.int64]], found: Pairing) -> bool:
+    """Whether no record is missing in between: every pair lies as far apart as the others."""
+    rows = np.flatnonzero(found.partner >= 0)
+    if not len(rows) or rows[-1] - rows[0] + 1 != len(rows):
+        return False
+    at = ends[1][rows]
+    shift = found.shift
+    away = ends[0][found.partner[rows]] - at - shift.offset_ns - shift.drift_ns * (at - shift.at_ns)
+    return float(np.abs(away).max()) <= max(_SAME_GROUP_NS, _SPREADS * shift.spread_ns)
+
+
+def _merged_from(
+    ends: list[NDArray[np.int64]], kinds: list[NDArray[np.uint64]], seed: tuple[int, int]
+) -> Pairing | None:
+    """The pairing that continues a pair in both directions; None where it finds too few."""
+    partner = np.full(len(ends[1]), -1, np.int64)
+    for by in (1, -1):
+        _merge(ends, kinds, seed, by, partner)
+    rows = np.flatnonzero(partner >= 0)
+    if len(rows) < max(_SMALLEST_OVERLAP, min(len(ends[0]), len(ends[1])) // 2):
+        return None
+    return Pairing(partner, _relation(ends[0][partner[rows]], ends[1][rows], 0))
+
+
+def _merge(
+    ends: list[NDArray[np.int64]], kinds: list[NDArray[np.uint64]], seed: tuple[int, int], by: int,
+    partner: NDArray[np.int64],
+) -> None:  # fmt: skip
+    """Walk both ranks from ``seed`` on (``by``: 1 forwards, −1 backwards) and fill ``partner``.
+
+    Two are a pair where their ends lie at the distance of the last pair, as far as clocks drift in between; else the
+    nearer one was lost on the other rank.
+    """
+    one, other = ends[0].tolist(), ends[1].tolist()
+    one_kinds, other_kinds = kinds[0].tolist(), kinds[1].tolist()
+    i, j = seed
+    offset, last = one[i] - other[j], one[i]
+    while 0 <= i < len(one) and 0 <= j < len(other):
+        away = one[i] - other[j] - offset
+        if abs(away) <= _SAME_GROUP_NS + _MOST_DRIFT * abs(one[i] - last):
+            if one_kinds[i] == other_kinds[j]:
+                partner[j] = i
+                offset, last = one[i] - other[j], one[i]
+            i, j = i + by, j + by
+        elif away * by < 0:
+            i += by
+        else:
+            j += by
+
+
+def _shift_between(
+    ends: list[NDArray[np.int64]], kinds: list[NDArray[np.uint64]], *, clocks_known: bool
+) -> Shift | None:
+    """The steadiest shift of one rank's rows against the other's, the nearest of equally steady ones; None where none
+    fits. Steps repeat: a shift by one of them is nearly as steady as the right one, so all are compared."""
+    clear = _steadiest(ends, kinds, {0, *_near(*ends)}) if clocks_known else []
+    if clear and _CLEARLY * clear[0].spread_ns < (clear[1].spread_ns if len(clear) > 1 else _EXACT_NS):
+        return clear[0]
+    fitting = clear + _steadiest(ends, kinds, {0, len(ends[1]) - len(ends[0])} | _probed(ends, kinds))
+    return min(fitting, key=_steadiness, default=None)
+
+
+def _steadiest(ends: list[NDArray[np.int64]], kinds: list[NDArray[np.uint64]], places: set[int]) -> list[Shift]:
+    """Those of the shifts that fit, the steadiest first."""
+    tried = (_shift(ends, kinds, k) for k in sorted(places))
+    return sorted((s for s in tried if s is not None and s.spread_ns <= _SAME_GROUP_NS), key=_steadiness)
+
+
+def _steadiness(shift: Shift) -> tuple[float, int]:
+    return shift.spread_ns, abs(shift.places)
+
+
+def _probed(ends: list[NDArray[np.int64]], kinds: list[NDArray[np.uint64]]) -> set[int]:
+    """The shifts that short stretches of the other's rows fit best."""
+    return {row - place for place, row in _seeds(ends, kinds)}
+
+
+def _seeds(ends: list[NDArray[np.int64]], kinds: list[NDArray[np.uint64]]) -> list[tuple[int, int]]:
+    """(row of the one, row of the other) of one pair in each of the places that short stretches of the other fit best."""
+    length = min(len(ends[0]), len(ends[1]), _PROBE)
+    if length < _SMALLEST_OVERLAP:
+        return []
+    found = []
+    at_one, kinds_one = (np.lib.stride_tricks.sliding_window_view(each[0], length) for each in (ends, kinds))
+    for start in np.unique(np.linspace(0, len(ends[1]) - length, _PROBES).astype(np.int64)).tolist():
+        stretch = slice(start, start + length)
+        away = at_one - ends[1][stretch]
+        apart = np.abs(away - np.median(away, axis=1, keepdims=True))
+        scatter = np.median(apart, axis=1)  # of a stretch that lacks one record more than half still fits
+        scatter[(kinds_one == kinds[1][stretch]).mean(axis=1) < _AGREEING] = np.inf
+        best = np.argsort(scatter, kind="stable")[:_FITS]
+        for place in best[np.isfinite(scatter[best])].tolist():
+            row = int(apart[place].argmin())
+            found.append((place + row, start + row))
+    return found
 
 
 def _near(one: NDArray[np.int64], other: NDArray[np.int64]) -> set[int]:
-    """Shifts to try first: none, all of the difference at the start, and what the clocks say."""
+    """The shifts that the clocks say."""
     nearest = np.searchsorted(other, one) - np.arange(len(one))
     values, counts = np.unique(nearest, return_counts=True)
     middle = int(values[counts.argmax()])
-    return {0, len(other) - len(one), *range(middle - 3, middle + 4)}
+    return set(range(middle - 3, middle + 4))
 
 
 def _shift(ends: list[NDArray[np.int64]], kinds: list[NDArray[np.uint64]], places: int) -> Shift | None:
@@ -97,11 +218,15 @@ def _shift(ends: list[NDArray[np.int64]], kinds: list[NDArray[np.uint64]], place
     rows = np.unique(np.linspace(begin, stop - 1, min(_SAMPLED, stop - begin)).astype(np.int64))
     if (kinds[0][rows] == kinds[1][rows + places]).mean() < _AGREEING:
         return None
-    at = ends[1][rows + places]
-    distance = ends[0][rows] - at
-    drift = _drift(at, distance)
-    middle = int(np.median(at))
-    steady = distance - drift * (at - middle)
+    return _relation(ends[0][rows], ends[1][rows + places], places)
+
+
+def _relation(one: NDArray[np.int64], other: NDArray[np.int64], places: int) -> Shift:
+    """The clocks' relation over the ends of pairs."""
+    distance = one - other
+    drift = _drift(other, distance)
+    middle = int(np.median(other))
+    steady = distance - drift * (other - middle)
     offset = float(np.median(steady))
     return Shift(places, round(offset), drift, middle, float(np.median(np.abs(steady - offset))))
 

@@ -156,9 +156,14 @@ def per_layer(job: Job, cost: StepCost) -> dict[str, float | int]:
     }
 
 
-def alignment(job: Job) -> dict[str, float]:
-    """How well the ranks' clocks agree, for the evidence; empty for one rank."""
+def alignment(job: Job) -> dict[str, object]:
+    """How well the ranks' clocks agree and which ranks are not there, for the evidence; empty for a whole job of one."""
+    told: dict[str, object] = {}
     found = matches(job)
-    if found.end_skew_ns is None:
-        return {}
-    return {"clock_error_us": found.end_skew_ns / 1000, "unmatched_collectives": found.unmatched}
+    if found.end_skew_ns is not None:
+        told = {"clock_error_us": found.end_skew_ns / 1000, "unmatched_collectives": found.unmatched}
+    if job.missing:
+        told["ranks_without_a_trace"] = job.missing
+    if job.copies:
+        told["captures_given_twice"] = ", ".join(job.copies)
+    return told

@@ -13,7 +13,7 @@ from traceql.derived import collective_names, memoised
 from traceql.derived.collective_overlap import collective_overlap, compute_kernels
 from traceql.derived.intervals import union_ns
 from traceql.derived.roofline import device_match
-from traceql.derived.step_costs import step_gap_parts
+from traceql.derived.step_costs import device_gap_parts, step_gap_parts
 from traceql.ranks.run_facts import RunFacts, run_facts
 from traceql.requirements import missing
 from traceql.rule import Need
@@ -111,7 +111,7 @@ def _digest(trace: Trace) -> RankDigest:
 def _on_device(whole: RankDigest, trace: Trace, device: int) -> RankDigest:
     """The part of a digest that happened on one of the trace's devices."""
     here = trace.table("collectives").filter(pl.col("device") == device)["collective_id"]
-    of_steps = trace.table("steps").filter(pl.col("device").is_null() | (pl.col("device") == device))["step_id"]
+    of_steps = trace.table("step_devices").filter(pl.col("device") == device)["step_id"]
     return replace(
         whole,
         rank=device,
@@ -197,6 +197,10 @@ def _here(device: int | None) -> pl.Expr:
 
 def _steps(trace: Trace, device: int | None = None) -> pl.DataFrame:
     steps = trace.table("steps").head(MAX_STEPS)
+    if device is not None:
+        figures = ["gpu_start_ns", "gpu_dur_ns", "gpu_busy_ns"]
+        here = trace.table("step_devices").filter(pl.col("device") == device).select("step_id", *figures)
+        steps = steps.drop(figures).join(here, on="step_id", how="left", maintain_order="left")
     own = compute_kernels(trace).filter(pl.col("step_id").is_not_null() & _here(device))
     compute = union_ns(own, ["step_id"]).rename({"union_ns": "compute_ns"})
     layers = trace.table("layers").group_by("step_id").agg(layers=pl.len().cast(pl.Int64))
@@ -212,9 +216,9 @@ def _steps(trace: Trace, device: int | None = None) -> pl.DataFrame:
 
 def _idle(trace: Trace, device: int | None = None) -> pl.DataFrame:
     last = pl.lit(_last_step(trace), pl.Int64)
+    parts = step_gap_parts(trace) if device is None else device_gap_parts(trace)
     by_blame = (
-        step_gap_parts(trace)
-        .filter((pl.col("step_id") <= last) & _here(device))
+        parts.filter((pl.col("step_id") <= last) & _here(device))
         .group_by("step_id", "cause", "blame")
         .agg(pl.col("dur_ns").sum())
     )

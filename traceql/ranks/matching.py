@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import polars as pl
 
-from traceql.ranks.clocks import EACH, NO_SHIFT, Clock, Shift, aligned, end_skew_ns, shift_between
+from traceql.ranks.clocks import EACH, NO_SHIFT, Clock, Pairing, aligned, end_skew_ns, paired
 from traceql.ranks.digest import RankDigest
 from traceql.ranks.jobs import Job
 
@@ -94,11 +95,11 @@ def _clusters(job: Job, key: str, members: Sequence[int]) -> list[pl.DataFrame]:
     while len(left) > 1:
         reference, *others = sorted(left, key=lambda m: (-left[m].height, m))
         mine = left.pop(reference)
-        numbered = [_numbered(mine, reference, NO_SHIFT)]
+        numbered = [_numbered(mine, reference, Pairing(np.arange(mine.height), NO_SHIFT))]
         for other in others:
-            shift = shift_between(mine, left[other], clocks_known=_told(job.ranks[reference], job.ranks[other]))
-            if shift is not None:
-                numbered.append(_numbered(left.pop(other), other, shift))
+            pairing = paired(mine, left[other], clocks_known=_told(job.ranks[reference], job.ranks[other]))
+            if pairing is not None:
+                numbered.append(_numbered(left.pop(other), other, pairing))
         if len(numbered) > 1:
             found.append(_complete(pl.concat(numbered), key, reference))
     return found
@@ -122,13 +123,13 @@ def _sequence(rank: RankDigest, key: str, begin_unix_ns: int) -> pl.DataFrame:
     )  # fmt: skip
 
 
-def _numbered(rows: pl.DataFrame, member: int, shift: Shift) -> pl.DataFrame:
+def _numbered(rows: pl.DataFrame, member: int, pairing: Pairing) -> pl.DataFrame:
     """``sequence``: place in the reference rank's order; ``correction_ns``: what brings its ends to the reference's."""
     return rows.with_columns(
         member=pl.lit(member, pl.Int64),
-        sequence=pl.int_range(pl.len(), dtype=pl.Int64) - shift.places,
-        correction_ns=shift.correction_ns(),
-    )
+        sequence=pl.Series(pairing.partner, dtype=pl.Int64),
+        correction_ns=pairing.shift.correction_ns(),
+    ).filter(pl.col("sequence") >= 0)
 
 
 def _complete(rows: pl.DataFrame, key: str, reference: int) -> pl.DataFrame:

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from traceql.finding import Finding
+from traceql import registry
+from traceql.finding import Finding, Severity
+from traceql.fix import RETIMED
 from traceql.report import evidence, units
+from traceql.report.commands import open_command
 from traceql.report.headline import step_label
-from traceql.report.model import Card, Figure, Place
+from traceql.report.model import Card, Figure, Group, Place
 from traceql.report.names import shown
 from traceql.trace import Trace
 
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
     from traceql.reporting import Report
 
 _CERTAINTY = {"exact": "counted", "modelled": "modelled"}
+_TOLD = "savings_basis"
+_BASIS: dict[str | None, str] = {RETIMED: "modelled", "measured": "measured", "bound": "at most"}
+"""What the saving rests on, in the word that stands beside it."""
 
 
 def cards(report: Report, labels: Sequence[str]) -> tuple[Card, ...]:
@@ -31,11 +37,35 @@ def cards(report: Report, labels: Sequence[str]) -> tuple[Card, ...]:
         if seen[anchor] > 1:
             anchor += f"-{seen[anchor]}"
         label = labels[finding.trace] if len(labels) > 1 else None
-        found.append(_card(number, finding, report.traces[finding.trace], anchor, label))
+        trace = report.traces[finding.trace]
+        command = "" if trace.source == "ncu" else open_command(report, number)
+        found.append(_card(number, finding, trace, anchor, label, command))
     return tuple(found)
 
 
-def _card(number: int, finding: Finding, trace: Trace, anchor: str, label: str | None) -> Card:
+def grouped(cards: Sequence[Card]) -> tuple[Group, ...]:
+    """The cards by rule; what all findings of a rule share is told once."""
+    by_code: dict[str, list[Card]] = {}
+    for card in cards:
+        by_code.setdefault(card.code, []).append(card)
+    return tuple(_group(tuple(members)) for members in by_code.values())
+
+
+def _group(cards: tuple[Card, ...]) -> Group:
+    first = cards[0]
+    known = registry.rules().get(first.code)
+    return Group(
+        first.code,
+        first.rule,
+        max((card.severity for card in cards), key=Severity.parse),
+        shown(known.summary) if known else first.rule,
+        cards,
+        first.advice if all(card.advice == first.advice for card in cards) else (),
+        tuple(part for part in first.where if all(part in card.where for card in cards)),
+    )
+
+
+def _card(number: int, finding: Finding, trace: Trace, anchor: str, label: str | None, command: str) -> Card:
     savings = finding.estimated_savings_us_per_step
     place = None
     if finding.start_ns is not None:
@@ -47,15 +77,16 @@ def _card(number: int, finding: Finding, trace: Trace, anchor: str, label: str |
         severity=finding.severity.label,
         message=shown(finding.message),
         where=tuple(_where(finding, trace)),
-        certainty=_CERTAINTY[finding.certainty],
+        certainty=_BASIS.get(finding.evidence.get(_TOLD), _CERTAINTY[finding.certainty]),
         savings=None if savings is None else _savings(savings),
         savings_us=savings or 0.0,
-        facts=evidence.facts(finding.evidence),
+        facts=evidence.facts({k: v for k, v in finding.evidence.items() if k != _TOLD}),
         tables=evidence.tables(finding.evidence, trace, finding.trace),
         advice=tuple(shown(line) for line in finding.advice),
         anchor=anchor,
         place=place,
         trace=label,
+        command=command,
     )
 
 

@@ -20,6 +20,9 @@ HOST_LABELS: dict[str, str] = {
 OUTSIDE = "outside"
 """Stands beside the causes for time of a step that is neither its GPU work nor one of its gaps."""
 
+WAITING = "waiting"
+"""Stands beside the causes for time in which the device only waits for other ranks: busy by definition, and lost."""
+
 LABELS: dict[str, str] = {
     "busy": "GPU busy",
     "host": "host, before the launch",
@@ -49,6 +52,7 @@ _LOSSES = {
     "device latency": "idle time between queued kernels",
     "unknown": "idle time of unknown cause",
     OUTSIDE: "time outside the step's GPU work",
+    WAITING: "collectives that wait for other ranks",
 }
 
 

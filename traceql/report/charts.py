@@ -14,7 +14,7 @@ PLOT_HEIGHT = 260
 STRIP_HEIGHT = 96
 SERIES_HEIGHT = 150
 _NAMED = 30
-"""Columns that still have room for their names."""
+"""Columns with names there is room for."""
 _WIDEST = 14
 """Columns are as wide as if there were this many at least."""
 
@@ -88,16 +88,21 @@ class RooflineChart:
 
 def series(points: Sequence[StepPoint]) -> Columns:
     """Period of each step as a column, its GPU busy time filled."""
-    named = len(points) <= _NAMED
+    every = max(1, math.ceil(len(points) / _NAMED))
     columns = [
-        _Value(str(p.step_id) if named else "", p.period_ms, p.busy_ms, p.label, p.kind, p.place) for p in points
+        _Value(str(p.step_id) if i % every == 0 else "", p.period_ms, p.busy_ms, p.label, p.kind, p.place)
+        for i, p in enumerate(points)
     ]
     return _columns(columns, 1e6, SERIES_HEIGHT)
 
 
 def strip(layers: Sequence[Layer]) -> Columns:
     """Wall time of each layer as a column, GPU busy time filled."""
-    columns = [_Value("", la.dur_ns, la.busy_ns, la.text, "layer", la.place) for la in layers]
+    every = max(1, math.ceil(len(layers) / _NAMED))
+    columns = [
+        _Value(la.label if i % every == 0 else "", la.dur_ns, la.busy_ns, la.text, "layer", la.place)
+        for i, la in enumerate(layers)
+    ]
     return _columns(columns, 1.0, STRIP_HEIGHT)
 
 
@@ -184,10 +189,10 @@ def _tick(value: float) -> str:
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
-    """Logarithms of the limits around ``values``: half decades with some room, one decade apart at least."""
+    """Logarithms of the limits around ``values``: quarter decades with some room, one decade apart at least."""
     logs = [math.log10(v) for v in values if v > 0] or [0.0]
-    low = math.floor(2 * (min(logs) - 0.15)) / 2
-    return low, max(math.ceil(2 * (max(logs) + 0.1)) / 2, low + 1)
+    low = math.floor(4 * (min(logs) - 0.12)) / 4
+    return low, max(math.ceil(4 * (max(logs) + 0.08)) / 4, low + 1)
 
 
 def _round_numbers(low: float, high: float) -> list[float]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from traceql import metrics
-from traceql.derived.step_costs import HOST_CAUSES, step_gap_parts
+from traceql.derived.step_costs import step_gap_parts
+from traceql.derived.typical_steps import Alike, alike_steps
 from traceql.finding import Severity
 from traceql.report import causes, units
 from traceql.report.model import Figure
@@ -27,7 +28,7 @@ _WORTH_A_WORD_PCT = 1.0
 
 @dataclass(frozen=True)
 class StepCost:
-    """One step and where its GPU time went; ``busy_ns`` is None where replays left no record."""
+    """One step and where the time of its device went; ``busy_ns`` is None where that is not recorded."""
 
     step_id: int
     kind: str | None
@@ -36,9 +37,15 @@ class StepCost:
     start_ns: int
     period_ns: int
     busy_ns: int | None
+    lead_in_ns: int
+    """idle before its first GPU work that no gap covers: it is the first on its device"""
+    device: int | None
+    devices: int
     idle_ns: dict[str, int]
     steps: int
     """steps of the same kind and batch size"""
+    counted: int
+    """of these, the ones it was chosen from"""
     shortest_ns: int
     longest_ns: int
 
@@ -49,7 +56,7 @@ class StepCost:
 
     @property
     def outside_ns(self) -> int:
-        """Time of the step that is neither its GPU work nor a gap of it: a first step's start, idle that is the next one's."""
+        """Time of the step that is neither its GPU work nor a gap of it: a first step's lead-in, idle that is the next one's."""
         return self.span_ns - self._accounted_ns
 
     @property
@@ -76,39 +83,18 @@ def source_name(trace: Trace) -> str:
 
 
 def median_steps(trace: Trace) -> list[StepCost]:
-    """For each kind and batch size the step that stands for it, in order of the total time they take.
-
-    It is a real step, so every figure shown for it can be looked up: the median by share of the period that the host
-    was late (as the rules choose theirs), by period where replays left no record.
-    """
-    steps = trace.table("steps").filter(pl.col("period_ns") > 0)
-    if steps.is_empty():
-        return []
+    """For each kind and batch size the step that stands for it, as ``derived.typical_steps`` chooses and orders them."""
     idle = idle_by_step(trace)
-    late = {step_id: sum(by.get(cause, 0) for cause in HOST_CAUSES) for step_id, by in idle.items()}
-    lateness = steps["step_id"].replace_strict(late, default=0, return_dtype=pl.Int64)
-    ranked = steps.with_columns(
-        order=pl.when(pl.col("gpu_busy_ns").is_null()).then("period_ns").otherwise(lateness / pl.col("period_ns"))
-    ).sort("order", "step_id")
-    chosen = (
-        ranked.group_by("kind", "batch_size", maintain_order=True)
-        .agg(
-            pl.col("step_id").get(pl.len() // 2),
-            steps=pl.len(),
-            shortest=pl.col("period_ns").min(),
-            longest=pl.col("period_ns").max(),
-            total=pl.col("period_ns").sum(),
-        )
-        .sort(["total", "step_id"], descending=[True, False])
-    )
-    rows = chosen.join(steps.drop("kind", "batch_size"), on="step_id", how="left", maintain_order="left")
-    return [
-        StepCost(
-            row["step_id"], row["kind"], row["batch_size"], row["tokens"], row["start_ns"], row["period_ns"],
-            row["gpu_busy_ns"], idle.get(row["step_id"], {}), row["steps"], row["shortest"], row["longest"],
-        )
-        for row in rows.rows(named=True)
-    ]  # fmt: skip
+    steps = {row["step_id"]: row for row in trace.table("steps").rows(named=True)}
+    return [_cost(alike, steps[alike.step_id], idle.get(alike.step_id, {})) for alike in alike_steps(trace)]
+
+
+def _cost(alike: Alike, row: Mapping[str, Any], idle_ns: dict[str, int]) -> StepCost:
+    return StepCost(
+        row["step_id"], row["kind"], alike.batch_size, row["tokens"], row["start_ns"], row["period_ns"],
+        row["gpu_busy_ns"], row["lead_in_ns"] or 0, row["device"], row["devices"], idle_ns, alike.steps,
+        len(alike.step_ids), alike.shortest_ns, alike.longest_ns,
+    )  # fmt: skip
 
 
 def idle_by_step(trace: Trace) -> dict[int, dict[str, int]]:
@@ -127,18 +113,35 @@ def verdict(trace: Trace) -> str:
         return _without_steps(trace)
     step = medians[0]
     start = f"{_capital(shown(step.label))}: {units.ms(step.period_ns)}/step (profiled)"
+    on = f" on device {step.device}, the busiest of {step.devices}" if step.devices > 1 else ""
     if step.busy_pct is None:
-        return f"{start}, GPU busy {NOT_RECORDED}: CUDA graph replays left no device record in this trace."
+        return f"{start}, GPU busy {NOT_RECORDED}: {metrics.unrecorded_reason(trace)}."
     if step.busy_ns == 0:
         return f"{start}; no GPU work is linked to it."
-    return f"{start}, GPU busy {units.number(step.busy_pct)} %; {_loss(trace, step)}."
+    return f"{start}, GPU busy {units.number(step.busy_pct)} %{on}; {_loss(step, waiting_ns(trace, step))}."
 
 
-def _loss(trace: Trace, step: StepCost) -> str:
-    loss = causes.largest_loss(step.idle_ns | {causes.OUTSIDE: step.outside_ns})
-    if loss is not None and 100 * loss[1] / step.span_ns >= _WORTH_A_WORD_PCT:
-        return f"the largest loss is {units.ms(loss[1])} of {loss[0]}"
-    return "almost none of it is lost to gaps"
+def waiting_ns(trace: Trace, step: StepCost) -> int:
+    """Time of the step in which its device did nothing but wait for other ranks in a collective."""
+    found = trace.table("collective_overlap").filter(
+        (pl.col("step_id") == step.step_id) & (pl.col("device") == step.device)
+    )
+    alone = found.select(pl.col("exposed_ns") - pl.min_horizontal("exposed_ns", "transfer_ns"))
+    return int(alone.to_series().sum())
+
+
+def _loss(step: StepCost, waiting: int) -> str:
+    first = min(step.lead_in_ns, step.outside_ns)
+    start_up = f"{units.ms(first)} of start-up before its first GPU work; " if _notable(first, step.span_ns) else ""
+    rest = step.span_ns - first
+    loss = causes.largest_loss(step.idle_ns | {causes.OUTSIDE: step.outside_ns - first, causes.WAITING: waiting})
+    if loss is not None and _notable(loss[1], rest):
+        return f"{start_up}the largest loss is {units.ms(loss[1])} of {loss[0]}"
+    return f"{start_up}almost none of {'the rest' if start_up else 'it'} is lost to gaps"
+
+
+def _notable(ns: int, of_ns: int) -> bool:
+    return 100 * ns >= _WORTH_A_WORD_PCT * of_ns > 0
 
 
 def _without_steps(trace: Trace) -> str:
@@ -158,11 +161,12 @@ def _without_steps(trace: Trace) -> str:
 def figures(report: Report, trace: Trace) -> tuple[Figure, ...]:
     """Step time, throughput, GPU busy, what is recoverable, and how many findings."""
     medians = median_steps(trace)
-    shown_figures = _step_figures(medians[0]) if medians else _trace_figures(trace)
-    return (*shown_figures, *_recoverable(report), _findings(report))
+    shown_figures = _step_figures(trace, medians[0]) if medians else _trace_figures(trace)
+    together = _recoverable(report, trace, medians[0].step_id) if medians else ()
+    return (*shown_figures, *together, _findings(report))
 
 
-def _step_figures(step: StepCost) -> tuple[Figure, ...]:
+def _step_figures(trace: Trace, step: StepCost) -> tuple[Figure, ...]:
     value, unit = units.quantity(step.period_ns, "ns")
     found = [Figure("step time", value, unit, f"{step.period_ns:,} ns", shown(_standing_for(step)))]
     if step.tokens and step.kind in ("decode", "prefill", "mixed"):
@@ -172,7 +176,8 @@ def _step_figures(step: StepCost) -> tuple[Figure, ...]:
             Figure("throughput", units.number(per_second), "tokens/s", f"{per_second:,.1f} tokens/s",
                    f"{per_token} {token_unit} per token, {step.tokens:,} tokens a step")
         )  # fmt: skip
-    return (*found, _busy_figure(step.busy_pct, "of that step, profiled"))
+    on = f", device {step.device}" if step.devices > 1 else ""
+    return (*found, _busy_figure(trace, step.busy_pct, f"of that step, profiled{on}"))
 
 
 def _standing_for(step: StepCost) -> str:
@@ -180,7 +185,9 @@ def _standing_for(step: StepCost) -> str:
         return f"step {step.step_id}, the only {step.label} step"
     scale = units.scale("ns", [step.longest_ns], comfortable=1.0)
     low, high = (units.number(ns / scale.factor) for ns in (step.shortest_ns, step.longest_ns))
-    return f"step {step.step_id}, the median of {step.steps} {step.label} steps ({low}–{high} {scale.unit})"
+    chosen = "the median" if step.counted > 1 else "the one"
+    left_out = "" if step.counted == step.steps else ", first or last of the recording left out"
+    return f"step {step.step_id}, {chosen} of {step.steps} {step.label} steps ({low}–{high} {scale.unit}{left_out})"
 
 
 def _trace_figures(trace: Trace) -> tuple[Figure, ...]:
@@ -191,23 +198,32 @@ def _trace_figures(trace: Trace) -> tuple[Figure, ...]:
     value, unit = units.quantity(gpu["span_ns"], "ns")
     idle = gpu["idle_pct"]
     span = Figure("GPU span", value, unit, f"{gpu['span_ns']:,} ns", "first to last GPU work; no steps found")
-    return span, _busy_figure(None if idle is None else 100 - idle, "of that span")
+    return span, _busy_figure(trace, None if idle is None else 100 - idle, "of that span")
 
 
-def _busy_figure(busy_pct: float | None, of: str) -> Figure:
+def _busy_figure(trace: Trace, busy_pct: float | None, of: str) -> Figure:
     if busy_pct is None:
-        return Figure("GPU busy", NOT_RECORDED, note="graph replays left no device record")
+        return Figure("GPU busy", NOT_RECORDED, note=shown(metrics.unrecorded_reason(trace)))
     return Figure("GPU busy", units.number(busy_pct), "%", f"{busy_pct:.4f} %", of)
 
 
-def _recoverable(report: Report) -> tuple[Figure, ...]:
-    combined: float | None = getattr(report, "recoverable_us_per_step", None)
-    single = [f.estimated_savings_us_per_step for f in report.found if f.estimated_savings_us_per_step]
-    us = combined if combined is not None else max(single, default=None)
-    if us is None:
-        return ()
+def _recoverable(report: Report, trace: Trace, step_id: int) -> tuple[Figure, ...]:
+    """What the step shown would save with its findings fixed together; where none of them could be timed again, the
+    largest estimate there is."""
+    index = next(i for i, each in enumerate(report.traces) if each is trace)
+    together = next((r for r in report.recoverable if (r.trace, r.step_id) == (index, step_id)), None)
+    if together is not None:
+        us, count = together.estimated_savings_us_per_step, len(together.findings)
+        note = f"estimate, {count} findings fixed together" if count > 1 else "estimate, one finding fixed"
+        if together.profiled_savings_us_per_step is not None:
+            recorded, unit = units.quantity(together.profiled_savings_us_per_step, "µs", "step")
+            note += f", of the unprofiled step; {recorded} {unit} of the profiled one"
+    else:
+        single = [f.estimated_savings_us_per_step for f in report.found if f.estimated_savings_us_per_step]
+        if not single:
+            return ()
+        us, note = max(single), "estimate, largest single finding"
     value, unit = units.quantity(us, "µs", "step")
-    note = "estimate, findings combined" if combined is not None else "estimate, largest single finding"
     return (Figure("recoverable", value, unit, units.exact(us, "µs", "step"), note),)
 
 

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from typing import TYPE_CHECKING
 
-from markupsafe import Markup
-
-from traceql.report import causes
+from traceql.report import causes, page
 from traceql.report.markdown import card_markdown
 from traceql.report.model import View
-from traceql.report.templates import environment, source
 from traceql.report.view import build
 
 if TYPE_CHECKING:
     from traceql.reporting import Report
 
-_STYLES = ("report.css", "report_sections.css")
-_SCRIPTS = ("page.js", "timeline_data.js", "timeline_draw.js", "timeline.js", "timeline_input.js", "start.js")
+STYLES = ("report.css", "report_sections.css", "ranks.css")
+SCRIPTS = (
+    "page.js",
+    "timeline_data.js",
+    "timeline_draw.js",
+    "timeline.js",
+    "timeline_input.js",
+    "tips.js", "handoff.js",
+    "start.js",
+)
 """Concatenated in this order into one strict function scope."""
 
 
@@ -29,34 +32,27 @@ def render(report: Report) -> str:
 
 def of_view(view: View) -> str:
     """A view as a page."""
-    style = "".join(source(name) for name in _STYLES)
-    script = '"use strict";\n(() => {\n' + "".join(source(name) for name in _SCRIPTS) + "})();\n"
-    head_script = source("theme.js")
-    return environment().get_template("report.html.j2").render(
+    return page.rendered(
+        "report.html.j2",
+        STYLES,
+        SCRIPTS,
         view=view,
-        style=Markup(style),
-        script=Markup(script),
-        head_script=Markup(head_script),
-        policy=_policy([style], [head_script, script]),
         markdown={card.anchor: card_markdown(card, card.trace or view.title) for card in view.cards},
         cause_label=causes.LABELS,
         cause_class=causes.css,
-    )  # fmt: skip
-
-
-def _policy(styles: list[str], scripts: list[str]) -> str:
-    """Nothing is loaded from anywhere; only the page's own script and style run, named by their hashes."""
-    return "; ".join(
-        [
-            "default-src 'none'",
-            "script-src " + " ".join(_hash(text) for text in scripts),
-            "style-src " + " ".join(_hash(text) for text in styles),
-            "img-src data:",
-            "base-uri 'none'",
-            "form-action 'none'",
-        ]
+        cuts=_cuts(view),
     )
 
 
-def _hash(text: str) -> str:
-    return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
+def _cuts(view: View) -> dict[str, dict[str, str | int]]:
+    """What the script needs of each cut; times as text: a number in a script has 53 bits."""
+    return {
+        anchor: {
+            "trace": cut.trace,
+            "begin": str(cut.start_ns),
+            "end": str(cut.end_ns),
+            "line": cut.line,
+            "file": cut.file,
+        }
+        for anchor, cut in (view.handoff.cuts if view.handoff else {}).items()
+    }

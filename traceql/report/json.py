@@ -12,8 +12,9 @@ import traceql
 from traceql import metrics
 from traceql.engine import Outcome
 from traceql.finding import Finding
-from traceql.report.names import file_labels
+from traceql.report.names import file_labels, without_home
 from traceql.reporting import Report, Results
+from traceql.roofline_evidence import counted, counter_reports, exceeded
 from traceql.schema import SCHEMA_VERSION
 from traceql.suppressions import Suppressed
 from traceql.trace import Problem, Trace
@@ -26,7 +27,16 @@ def render(report: Report) -> str:
 
 def render_document(content: dict[str, Any]) -> str:
     """A document as text with a final newline."""
-    return json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+    return json.dumps(_without_homes(content), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+
+
+def _without_homes(value: Any) -> Any:
+    """``value`` without home directories in any of its texts: a report is shared, and they name a person."""
+    if isinstance(value, str):
+        return without_home(value)
+    if isinstance(value, dict):
+        return {without_home(key): _without_homes(inner) for key, inner in value.items()}
+    return [_without_homes(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def document(report: Report) -> dict[str, Any]:
@@ -61,6 +71,7 @@ def assembled(
         ],
         "unreadable": list(unreadable),
         "metrics": metrics,
+        "recoverable": [dataclasses.asdict(each) for each in results.recoverable],
         "rules": [_rule(outcome) for outcome in results.rules],
         "findings": [_finding(finding) for finding in results.found],
         "suppressed": [
@@ -73,14 +84,26 @@ def assembled(
 
 
 def trace_entry(trace: Trace) -> dict[str, Any]:
-    """What the document says of one trace, but for its path; ``metrics`` stand there when it has several."""
+    """What the document says of one trace, but for its path; ``metrics`` stand there when it has several, ``counters``
+    where a Nsight Compute report was joined, ``over_peak`` where kernels exceed a peak."""
+    over = exceeded(trace)
     return {
         "source": trace.source,
         "rank": trace.rank,
         "capabilities": trace.capabilities.as_dict(),
         "warnings": [_warning(problem) for problem in trace.problems],
         "metrics": metrics.of(trace),
+        **({"over_peak": over} if over else {}),
+        **_counters(trace),
     }
+
+
+def _counters(trace: Trace) -> dict[str, Any]:
+    reports = counter_reports(trace)
+    if reports is None:
+        return {}
+    profiled = trace.loaded["ncu_kernels"].height
+    return {"counters": {"reports": reports.split(", "), "profiled": profiled, "kernels": counted(trace)}}
 
 
 def _warning(problem: Problem) -> str:
@@ -93,7 +116,7 @@ def _rule(outcome: Outcome) -> dict[str, Any]:
 
 
 def _finding(finding: Finding) -> dict[str, Any]:
-    fields = {f.name: getattr(finding, f.name) for f in dataclasses.fields(Finding)}
+    fields = {f.name: getattr(finding, f.name) for f in dataclasses.fields(Finding) if f.name != "fix"}
     return fields | {"severity": finding.severity.label}
 
 

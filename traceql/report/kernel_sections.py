@@ -1,4 +1,4 @@
-"""What ran on the GPU and what did not: gaps by length, layers, kernel categories, the roofline."""
+"""What ran on the GPU and what did not: gaps by length, layers, kernel categories."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ from typing import Any
 
 import polars as pl
 
-from traceql.derived.gemms import gemms
 from traceql.derived.layers import layers
-from traceql.derived.roofline import device_match
+from traceql.derived.opaque_replays import opaque_windows
 from traceql.derived.step_costs import step_gap_parts
-from traceql.report import causes, notes, units
+from traceql.report import causes, units
 from traceql.report.evidence import column
 from traceql.report.headline import StepCost, median_steps
-from traceql.report.model import Bin, Breakdown, Cell, Histogram, Layer, Part, Place, Point, Roofline, Table
+from traceql.report.model import Bin, Breakdown, Cell, Histogram, Layer, Part, Place, Table
 from traceql.report.names import shown
 from traceql.trace import Trace
 
 _BIN_EDGES_US = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 100_000)
 _MAX_KERNELS = 15
-_MAX_SHAPES = 40
 
 
 def representative(trace: Trace) -> StepCost | None:
@@ -32,9 +30,8 @@ def representative(trace: Trace) -> StepCost | None:
 
 
 def gap_histogram(trace: Trace) -> Histogram | None:
-    """Idle time inside the steps by length of the whole gap, split by cause; what was not recorded is not idle."""
-    every = step_gap_parts(trace)
-    parts = every.filter(pl.col("cause") != "opaque replay")
+    """Idle time inside the steps by length of the whole gap, split by cause."""
+    parts = step_gap_parts(trace)
     if parts.is_empty():
         return None
     edges = [edge * 1000 for edge in _BIN_EDGES_US]
@@ -61,7 +58,7 @@ def gap_histogram(trace: Trace) -> Histogram | None:
         unit=scale.unit,
         causes=causes.parts(dict(by_cause), everything),
         total=units.ms(everything),
-        partial=parts.height < every.height,
+        partial=not opaque_windows(trace).is_empty(),
     )
 
 
@@ -93,9 +90,11 @@ def layer_strip(trace: Trace, index: int) -> tuple[tuple[Layer, ...], str]:
         return (), ""
     strip = tuple(_layer(row, index) for row in rows.rows(named=True))
     inside, longest = int(rows["dur_ns"].sum()), int(rows["kernels"].max())  # type: ignore[arg-type]
+    slowest = rows.row(int(rows["dur_ns"].arg_max() or 0), named=True)
     note = (
         f"{rows.height} repeats of {longest} kernels in step {step.step_id}, {units.ms(inside)} of its "
-        f"{units.ms(step.period_ns)}; what repeats is told from the kernel sequence."
+        f"{units.ms(step.period_ns)}; a layer takes {units.ms(rows['dur_ns'].median())}, the longest ({slowest['layer']}) "  # type: ignore[arg-type]
+        f"{units.ms(slowest['dur_ns'])}. What repeats is told from the kernel sequence."
     )
     return strip, note
 
@@ -123,7 +122,7 @@ def categories(trace: Trace) -> Breakdown | None:
     total = max(int(sums["dur_ns"].sum()), 1)
     scale = units.scale("ns", sums["dur_ns"].to_list())
     parts = tuple(
-        Part(units.spelled(category.split("_")), "busy", ns, 100 * ns / total, units.number(ns / scale.factor),
+        Part(units.spelled(category.split("_")), f"k-{category.replace('_', '-')}", ns, 100 * ns / total, units.number(ns / scale.factor),
              f"{ns:,} ns in {calls:,} kernels")
         for category, ns, calls in sums.rows()
     )  # fmt: skip
@@ -173,86 +172,3 @@ def frame_table(title: str, frame: pl.DataFrame, keys: list[str], dropped: int =
     columns = [column(key, frame[key].to_list()) for key in keys]
     rows = tuple(zip(*(cells for _, cells in columns), strict=True))
     return Table(title, tuple(header for header, _ in columns), rows, dropped)
-
-
-# --- roofline -----------------------------------------------------------------------------------------------------
-
-
-def roofline(trace: Trace) -> Roofline | None:
-    """GEMM shapes of the steps of the dominant kind (of the whole trace without steps), and their device's ceilings."""
-    found = gemms(trace)
-    step = representative(trace)
-    if step is not None:
-        alike = trace.table("steps").filter(
-            pl.col("kind").eq_missing(pl.lit(step.kind, pl.String)),
-            pl.col("batch_size").eq_missing(pl.lit(step.batch_size, pl.Int64)),
-        )
-        found = found.filter(pl.col("step_id").is_in(alike["step_id"].implode()))
-    if found.is_empty():
-        return None
-    total = int(found["dur_ns"].sum())
-    shapes = (
-        found.group_by("op", "batch", "m", "n", "k", "dtype")
-        .agg(
-            pl.col("flops", "bytes", "intensity", "ridge").first(), pl.col("bound").mode().sort().first(),
-            pl.col("kernel_name").mode().sort().first(), pl.col("pct_of_roof").median(), calls=pl.len(),
-            total_ns=pl.col("dur_ns").sum(), median_ns=pl.col("dur_ns").median().cast(pl.Int64),
-        )
-        .with_columns(
-            achieved_tflops=pl.col("flops") * pl.col("calls") / pl.col("total_ns") / 1e3,
-            achieved_tb_per_s=pl.col("bytes") * pl.col("calls") / pl.col("total_ns") / 1e3,
-            share_of_gemm_time_pct=100 * pl.col("total_ns") / max(total, 1),
-        )
-        .sort(["total_ns", "m", "n", "k", "op"], descending=[True, False, False, False, False])
-    )  # fmt: skip
-    kept = shapes.head(_MAX_SHAPES)
-    match = device_match(trace, found["device"][0])
-    gpu = match.gpu
-    peaks = {dtype: gpu.peak(dtype) for dtype in kept["dtype"].unique(maintain_order=True)} if gpu else {}
-    return Roofline(
-        points=tuple(_roof_point(row) for row in kept.rows(named=True) if row["total_ns"]),
-        gpu=shown(gpu.name) if gpu else "",
-        bandwidth_tb_per_s=gpu.bandwidth_bytes_per_s / 1e12 if gpu and gpu.bandwidth_bytes_per_s else None,
-        peaks=tuple((shown(dtype), peak / 1e12) for dtype, peak in peaks.items() if peak),
-        note=shown(notes.sentence(match.note)) if match.note else "",
-        table=_shape_table(kept, shapes.height - kept.height),
-        bounds=tuple((k, words) for k, words in BOUNDS.items() if k in kept["bound"].fill_null("unknown").to_list()),
-    )
-
-
-def _shape(row: dict[str, Any]) -> str:
-    batch = f"{row['batch']} × " if row["batch"] > 1 else ""
-    return shown(f"{batch}[{row['m']},{row['k']}]×[{row['k']},{row['n']}] {row['dtype']}")
-
-
-def _roof_point(row: dict[str, Any]) -> Point:
-    bound = row["bound"] or "unknown"
-    text = (
-        f"{shown(row['op'])} {_shape(row)}: {units.number(row['achieved_tflops'])} TFLOP/s, "
-        f"{units.number(row['achieved_tb_per_s'])} TB/s, {units.ms(row['median_ns'])} each, "
-        f"{units.number(row['share_of_gemm_time_pct'])} % of GEMM time, {BOUNDS.get(bound, bound)}"
-    )
-    return Point(_shape(row), row["intensity"], row["achieved_tflops"], row["share_of_gemm_time_pct"], bound, text)
-
-
-BOUNDS = {
-    "compute": "compute-bound",
-    "memory": "memory-bound",
-    "latency": "latency-bound",
-    "under": "under both ceilings",
-    "unknown": "peaks unknown",
-}
-"""Class of a GEMM → words."""
-
-
-def _shape_table(shapes: pl.DataFrame, dropped: int) -> Table:
-    described = shapes.with_columns(
-        pl.Series("shape", [_shape(row) for row in shapes.rows(named=True)], dtype=pl.String),
-        pl.col("bound").fill_null("unknown").replace(BOUNDS),
-    )
-    keys = [
-        "op", "shape", "calls", "median_ns", "share_of_gemm_time_pct", "intensity_flop_per_byte", "achieved_tflops",
-        "achieved_tb_per_s", "roof_pct", "bound",
-    ]  # fmt: skip
-    named = described.rename({"intensity": "intensity_flop_per_byte", "pct_of_roof": "roof_pct"})
-    return frame_table("GEMM shapes", named, keys, dropped)

@@ -6,9 +6,14 @@ from outside have passed ``names.shown``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from traceql.report.units import number
+
+if TYPE_CHECKING:
+    from traceql.report.rank_model import RankView
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,53 @@ class Card:
     place: Place | None
     trace: str | None
     """label of its trace, where the report has several"""
+    command: str = ""
+    """what opens it in Perfetto; empty where there is no timeline to open"""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The findings of one rule, in the report's order.
+
+    ``summary`` says what the rule looks for, ``severity`` is the worst of theirs, ``advice`` theirs where all advise the
+    same (else empty), ``where`` what all of them share of where they are.
+    """
+
+    code: str
+    rule: str
+    severity: str
+    summary: str
+    cards: tuple[Card, ...]
+    advice: tuple[str, ...]
+    where: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What the download of one finding is made of.
+
+    The events of the ``trace``-th trace between ``start_ns`` and ``end_ns`` of the source's own clock, and ``line``, the
+    finding's own event; ``file`` is the name to save it under.
+    """
+
+    trace: int
+    start_ns: int
+    end_ns: int
+    line: str
+    file: str
+
+
+@dataclass(frozen=True)
+class Handoff:
+    """What a page needs to offer cuts of its traces as downloads; see ``handoff.pack``.
+
+    ``events`` are gzipped trace documents in base64, one a trace (None where no finding has a cut); ``cuts`` go by the
+    anchor of the card; ``dropped`` says for each trace what its cuts lack.
+    """
+
+    events: tuple[str | None, ...] = field(repr=False)
+    cuts: Mapping[str, Cut] = field(repr=False)
+    dropped: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -97,7 +149,7 @@ class Part:
 
     @property
     def share(self) -> str:
-        return number(self.share_pct)
+        return number(self.share_pct) if self.share_pct >= 0.1 or not self.share_pct else "< 0.1"
 
 
 @dataclass(frozen=True)
@@ -171,7 +223,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Point:
-    """One GEMM shape under the roofline."""
+    """One GEMM shape, or one kernel by its counters, under the roofline."""
 
     label: str
     intensity: float
@@ -189,8 +241,10 @@ class Roofline:
     gpu: str
     bandwidth_tb_per_s: float | None
     peaks: tuple[tuple[str, float], ...]
+    lead: str
     note: str
-    table: Table
+    """what to know about the GPU's peaks"""
+    tables: tuple[Table, ...]
     bounds: tuple[tuple[str, str], ...]
     """classes that occur: (key, words)"""
 
@@ -230,6 +284,18 @@ class TraceView:
     notes: tuple[str, ...]
     provenance: tuple[Figure, ...]
     timeline: Timeline | None
+    brief: bool = False
+    """its evidence is left out to keep the page small; only its row among the ranks is shown"""
+
+    @property
+    def chain_keys(self) -> list[tuple[str, str]]:
+        """(colour, label) of every part of the chains, the GPU's first."""
+        every = [part for chain in self.chains for part in chain.parts]
+        every += [part for chain in self.chains for part in chain.host]
+        labels: dict[str, str] = {}
+        for part in every:
+            labels.setdefault(part.key, part.label)
+        return list(labels.items())
 
     @property
     def sections(self) -> list[tuple[str, str]]:
@@ -262,3 +328,15 @@ class View:
     unreadable: tuple[str, ...]
     thresholds: Table
     version: str
+    groups: tuple[Group, ...] = ()
+    """the cards by rule, in order of the first of each"""
+    command: str = ""
+    """what was run; empty when the report was made from Python"""
+    lead: int | None = None
+    """the trace the headline is about; None when no trace could be read"""
+    handoff: Handoff | None = None
+    """only HTML offers downloads"""
+    rank_views: tuple[RankView, ...] = ()
+    """the jobs among the traces, as HTML draws them"""
+    brief_note: str = ""
+    """which traces' evidence was left out, and why; empty where all is there"""

@@ -24,7 +24,12 @@ _RIGHT_TO_LEFT = re.compile(
 
 def shown(text: str) -> str:
     """``text`` with home directories as ``~`` and characters that hide or reorder text made visible."""
-    return _RIGHT_TO_LEFT.sub("\u2068\\g<0>\u2069", _UNSAFE.sub(_visible, _HOME.sub("~", text)))
+    return _RIGHT_TO_LEFT.sub("\u2068\\g<0>\u2069", _UNSAFE.sub(_visible, without_home(text)))
+
+
+def without_home(text: str) -> str:
+    """``text`` with home directories as ``~``, else as it is."""
+    return _HOME.sub("~", text)
 
 
 def _visible(match: re.Match[str]) -> str:

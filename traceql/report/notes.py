@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 import polars as pl
 
 import traceql
 from traceql import metrics
-from traceql.report import units
+from traceql.report import ceilings, units
 from traceql.report.headline import source_name
 from traceql.report.model import Figure
 from traceql.report.names import shown
 from traceql.trace import Capabilities, Trace
+
+_WORTH_A_NOTE = 0.05
+"""Share of a step that a note must concern."""
 
 _ABSENT = {
     "gpu_rows": "GPU work",
@@ -38,6 +42,7 @@ _METADATA = {
     "distributed.backend": "backend",
     "distributed.world_size": "world size",
     "distributed.nccl_version": "NCCL",
+    "counters.reports": "counters from",
 }
 """Facts shown, by the key the loaders use; others (host names, paths, command lines) stay out of a shared report."""
 
@@ -51,7 +56,7 @@ def notes(trace: Trace) -> tuple[str, ...]:
         found.append(f"Not recorded: {', '.join(absent)}.")
     if has.graph_replays in _REPLAYS:
         found.append(_REPLAYS[has.graph_replays])
-    return (*found, *_unplaced(trace, has))
+    return (*found, *_unplaced(trace, has), *ceilings.sentences(trace))
 
 
 def _unplaced(trace: Trace, has: Capabilities) -> list[str]:
@@ -68,10 +73,24 @@ def _unplaced(trace: Trace, has: Capabilities) -> list[str]:
     unmatched = metrics.launch_counts(trace)["unmatched_gpu_ops"]
     if unmatched and has.host_calls:
         found.append(f"{unmatched:,} GPU rows have no launch call in the trace: gaps before them are of unknown cause.")
+    found += [_lead_in(row) for row in _lead_ins(trace)]
     overhead = trace.loaded["overheads"]
     if overhead.height:
         found.append(f"The profiler noted {units.ms(int(overhead['dur_ns'].sum()))} of its own overhead.")
     return found
+
+
+def _lead_ins(trace: Trace) -> list[dict[str, Any]]:
+    """First steps of which a good part is start-up."""
+    late = pl.col("lead_in_ns") >= _WORTH_A_NOTE * pl.col("whole_ns")
+    return trace.table("steps").filter(late & (pl.col("lead_in_ns") > 0)).rows(named=True)
+
+
+def _lead_in(step: dict[str, Any]) -> str:
+    return (
+        f"{units.ms(step['lead_in_ns'])} of step {step['step_id']} ({units.ms(step['period_ns'])}) pass before its first GPU "
+        "work. It is the first step of the recording: this counts as start-up, in no gap and no finding."
+    )
 
 
 def sentence(text: str) -> str:

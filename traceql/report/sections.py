@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from traceql.report import headline, kernel_sections, notes, step_sections
+from traceql.report import headline, kernel_sections, notes, roofline_section, step_sections
 from traceql.report.model import Card, TraceView
 from traceql.trace import Trace
+
+
+def brief_view(trace: Trace, label: str) -> TraceView:
+    """A trace whose evidence the report leaves out."""
+    return TraceView(
+        label=label, source=headline.source_name(trace), gpus=notes.gpus(trace), verdict=headline.verdict(trace),
+        chains=(), steps=None, series=(), gaps=None, layers=(), layers_note="", categories=None, kernels_scope="",
+        kernels=None, roofline=None, notes=(), provenance=(), timeline=None, brief=True,
+    )  # fmt: skip
 
 
 def trace_view(
@@ -36,7 +45,7 @@ def trace_view(
         categories=kernel_sections.categories(trace),
         kernels_scope=kernel_sections.kernels_scope(trace),
         kernels=kernel_sections.kernel_table(trace),
-        roofline=kernel_sections.roofline(trace),
+        roofline=roofline_section.roofline(trace),
         notes=notes.notes(trace),
         provenance=notes.provenance(trace, file),
         timeline=packed,

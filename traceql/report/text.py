@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -36,8 +37,11 @@ def print_report(report: Report, console: Console) -> None:
     """Print the note on ``console``, which decides colour and width."""
     view = build(report, timeline=False)
     _head(view, console)
+    told: list[Card] = []
     for card in view.cards:
-        _card(card, console)
+        same = (c for c in told if card.anchor.startswith(f"{c.anchor}-") and card.advice == c.advice)
+        _card(card, console, next(same, None))
+        told.append(card)
     if not view.cards:
         console.print(Text("No findings."), end="\n\n")
     if view.ranks is not None:
@@ -62,16 +66,22 @@ def _figure(figure: Figure) -> str:
     return f"{figure.label} {figure.text}"
 
 
-def _card(card: Card, console: Console) -> None:
+def _card(card: Card, console: Console, alike: Card | None) -> None:
+    """One finding; of a problem that ``alike`` told of another trace (a rank), only what differs."""
     head = Text.assemble((f"{card.number}. ", "bold"), (card.rule, "bold"), "  ", (card.code, "dim"), "  ")
     head.append(card.severity, style=_SEVERITY.get(card.severity, ""))
     if card.savings:
-        head.append(f"  saves about {card.savings.text} ({card.certainty})")
+        saved = f"about {card.savings.text}" if card.savings_us else "nothing by itself"
+        head.append(f"  saves {saved} ({card.certainty})")
     console.print(head)
     _indented(Text(card.message), console)
     where = [*([card.trace] if card.trace else []), *card.where]
     if where:
         _labelled("where", " · ".join(where), console)
+    if alike is not None:
+        _labelled("do", f"as for finding {alike.number}", console)
+        console.print()
+        return
     if card.facts:
         _labelled("figures", " · ".join(f"{f.label} {f.text}" for f in card.facts), console)
     for table in card.tables:
@@ -121,8 +131,17 @@ def _notes(view: View, console: Console) -> None:
         listed = "; ".join(f"{what} ({why})" for what, why in view.suppressed)
         console.print(Text(f"Suppressed: {listed}.", style="dim"))
     if view.not_applicable:
-        listed = "; ".join(f"{rule} ({reason})" for rule, reason in view.not_applicable)
-        console.print(Text(f"Did not apply: {listed}.", style="dim"))
+        console.print(Text("Did not apply:", style="dim"))
+        for reason, rules in _by_reason(view.not_applicable):
+            _indented(Text(f"{', '.join(rules)}: {reason}", style="dim"), console, 2)
+
+
+def _by_reason(not_applicable: Iterable[tuple[str, str]]) -> list[tuple[str, list[str]]]:
+    """Rules that did not apply by reason, the reason that most of them share first."""
+    found: dict[str, list[str]] = {}
+    for rule, reason in not_applicable:
+        found.setdefault(reason, []).append(rule)
+    return sorted(found.items(), key=lambda item: -len(item[1]))
 
 
 def _trace_notes(trace: TraceView, console: Console, *, named: bool) -> None:

@@ -17,7 +17,7 @@ from traceql.report.causes import css, order
 from traceql.report.model import Card, Timeline
 from traceql.report.names import shown
 from traceql.report.timeline_tracks import Track, tracks
-from traceql.report.timeline_windows import choose
+from traceql.report.timeline_windows import Windows, choose
 from traceql.trace import Trace
 
 
@@ -30,8 +30,15 @@ def pack(trace: Trace, index: int, cards: Sequence[Card], share: float = 1.0) ->
         (c.number, c.anchor, c.place.start_ns, c.place.end_ns) for c in cards if c.place and c.place.trace == index
     ]
     windows = choose(trace, [start for _, _, start, _ in marks], share)
-    if windows is None:
-        return None
+    return None if windows is None else pack_windows(trace, windows, marks, share)
+
+
+Mark = tuple[int, str, int, int]
+"""Number and anchor of a finding, and the stretch it is about in ns."""
+
+
+def pack_windows(trace: Trace, windows: Windows, marks: Sequence[Mark] = (), share: float = 1.0) -> Timeline | None:
+    """The timeline of the chosen stretches of ``trace``."""
     found, left_out = tracks(trace, windows, share)
     if not found:
         return None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from traceql.derived import api, intervals
+from traceql.derived import api, intervals, opaque_replays
 from traceql.derived.gaps import gap_parts, gaps
 from traceql.derived.graphs import graph_segments
 from traceql.derived.launches import launches
@@ -24,6 +24,8 @@ _FEW = 20
 _MAX_ROWS = {"ops": 8, "ranges": 4, "python": 14, "calls": 2, "stream": 4}
 """Depth shown of each lane; deeper slices are left out."""
 _WRAPPER_SHARE = 0.9
+_FRAME = r"^(?:.*/)?(?P<file>[^/]+)\(\d+\): (?P<function>.+)$"
+"""A Python frame as profilers write it; in a narrow slice the function comes first."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,19 @@ def _idle_slices(trace: Trace, windows: Windows, left_out: _LeftOut) -> pl.DataF
         "device", "start_ns", dur_ns=pl.col("end_ns") - pl.col("start_ns"), name=pl.coalesce("own", "blame", "cause"),
         short=pl.coalesce("own", "blame", "cause"), **{"class": pl.col("cause")},
     )  # fmt: skip
-    return left_out.longest(slices, "idle", "idle stretches").sort("device", "start_ns")
+    every = pl.concat([slices, _opaque_slices(trace, windows)])
+    return left_out.longest(every, "idle", "idle stretches").sort("device", "start_ns")
+
+
+def _opaque_slices(trace: Trace, windows: Windows) -> pl.DataFrame:
+    """When replays without a device record may have run: no gap of theirs is known, so these lie between the gaps."""
+    name = pl.lit(opaque_replays.NAME)
+    held = opaque_replays.opaque_windows(trace).with_columns(
+        dur_ns=pl.min_horizontal("end_ns", pl.lit(windows.ranges[-1][1])) - pl.col("start_ns")
+    )
+    return windows.touched(held.filter(pl.col("dur_ns") > 0)).select(
+        "device", "start_ns", "dur_ns", name=name, short=name, **{"class": pl.lit("opaque replay")}
+    )
 
 
 def _segments(trace: Trace, windows: Windows) -> pl.DataFrame:
@@ -250,7 +264,7 @@ def _python(trace: Trace, windows: Windows, left_out: _LeftOut) -> pl.DataFrame:
             f"{sorted_.height - divided.height:,} of {sorted_.height:,} Python frames are left out: one callee takes nine "
             "tenths of them."
         )
-    return divided
+    return divided.with_columns(short=pl.col("name").str.replace(_FRAME, "$function · $file"))
 
 
 def _with_parent(frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series]:

@@ -76,7 +76,7 @@ def choose(trace: Trace, places: Sequence[int], share: float) -> Windows | None:
         ids = ", ".join(str(s.step_id) for s in steps if s.step_id not in kept)
         dropped = (f"The timeline holds {len(chosen)} of {len(steps)} steps; left out to keep the page small: {ids}.",)
     first = next(i for i, s in enumerate(chosen) if s.step_id == wanted[0])
-    return Windows(_merged([(s.start_ns, s.end_ns) for s in chosen]), chosen, first, dropped)
+    return Windows(merged([(s.start_ns, s.end_ns) for s in chosen]), chosen, first, dropped)
 
 
 def _step_rows(trace: Trace) -> list[dict[str, int | str | None]]:
@@ -103,14 +103,15 @@ def _sizes(trace: Trace, steps: Sequence[Step]) -> dict[int, int]:
     return sizes
 
 
-def _merged(ranges: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    merged: list[tuple[int, int]] = []
+def merged(ranges: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """The ranges as disjoint ones in order."""
+    joined: list[tuple[int, int]] = []
     for start, end in sorted(ranges):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        if joined and start <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
         else:
-            merged.append((start, end))
-    return tuple(merged)
+            joined.append((start, end))
+    return tuple(joined)
 
 
 def _whole(trace: Trace) -> Windows | None:

@@ -99,6 +99,8 @@ def scale(unit: str, values: Iterable[float], *, comfortable: float = _COMFORTAB
         return Scale(unit)
     own = dict(family)[unit]
     largest = max((abs(v) for v in values if math.isfinite(v)), default=0.0) * own
+    if not largest:
+        return Scale(unit)
     late = ("ms", "s")
     fitting = [(name, size) for name, size in family if largest >= size * (comfortable if name in late else 1.0)]
     name, size = fitting[-1] if fitting else family[0]

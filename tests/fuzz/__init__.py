@@ -1,0 +1,1 @@
+"""Mutated inputs for everything that reads a file; see REPORT.md."""
