@@ -136,16 +136,13 @@ def _fix(trace: Trace) -> Fix:
 
 
 def _costs(trace: Trace) -> pl.DataFrame:
-    """Blocking copies with ``caller``, ``cost_ns`` (the device idles for the call, or runs this copy) and ``own_ns``,
-    the idle part whose saving no other rule counts."""
-    idle = owned_gap_parts(trace).group_by("call_id").agg(
-        idle_ns=pl.col("dur_ns").sum(), own_ns=pl.col("dur_ns").filter(pl.col("owner") == "blocking copy").sum()
-    )  # fmt: skip
+    """Blocking copies with ``caller`` and ``cost_ns``: the device idles for the call, or runs this copy."""
+    idle = owned_gap_parts(trace).group_by("call_id").agg(idle_ns=pl.col("dur_ns").sum())
     return (
         blocking_copies(trace)
         .join(idle, on="call_id", how="left", maintain_order="left")
         .join(callers(trace).select("call_id", "caller"), on="call_id", how="left", maintain_order="left")
-        .with_columns(pl.col("idle_ns", "own_ns").fill_null(0))
+        .with_columns(pl.col("idle_ns").fill_null(0))
         .with_columns(cost_ns=pl.min_horizontal(pl.col("idle_ns") + pl.col("copy_ns"), "dur_ns"))
     )
 

@@ -130,12 +130,16 @@ class SlowGemm(Rule):
         return replace(finding, severity=Severity.INFO) if only_aligned else finding
 
 
+def _judged(rows: pl.DataFrame) -> pl.DataFrame:
+    """The products that a roof says something about: not those too small to come near one."""
+    return rows.filter(pl.col("pct_of_roof").is_not_null() & (pl.col("bound") != "latency"))
+
+
 def _slow_sites(rows: pl.DataFrame, min_roof_pct: float) -> pl.DataFrame:
-    """Slow shapes with ``gap_ns`` above the roof and ``avoidable_ns`` above ``min_roof_pct`` of it, largest gap first."""
+    """Slow shapes with ``gap_ns``, their time above the roof, largest first."""
     roof_ns = pl.col("dur_ns") * pl.col("pct_of_roof") / 100
-    above = pl.col("dur_ns") - roof_ns * 100 / min_roof_pct
     return (
-        rows.filter(pl.col("pct_of_roof").is_not_null() & (pl.col("bound") != "latency"))
+        _judged(rows)
         .group_by(_SITE, maintain_order=True)
         .agg(
             pl.col("pct_of_roof", "dur_ns", "intensity").median(),
@@ -144,7 +148,6 @@ def _slow_sites(rows: pl.DataFrame, min_roof_pct: float) -> pl.DataFrame:
             pl.col("ridge", "flops", "bytes").first(),
             calls=pl.len(),
             gap_ns=(pl.col("dur_ns") - roof_ns).sum().round().cast(pl.Int64),
-            avoidable_ns=above.clip(lower_bound=0).sum().round().cast(pl.Int64),
         )
         .filter(pl.col("pct_of_roof") < min_roof_pct)
         .sort("gap_ns", "m", "n", "k", descending=[True, False, False, False])
@@ -154,7 +157,7 @@ def _slow_sites(rows: pl.DataFrame, min_roof_pct: float) -> pl.DataFrame:
 def _avoidable(rows: pl.DataFrame, slow: pl.DataFrame, min_roof_pct: float) -> pl.DataFrame:
     """kernel_id, saved_ns: what the products of slow shapes take beyond ``min_roof_pct`` of their roof."""
     above = pl.col("dur_ns") - pl.col("dur_ns") * pl.col("pct_of_roof") / min_roof_pct
-    own = rows.join(slow.select(_SITE), on=_SITE, how="semi", nulls_equal=True)
+    own = _judged(rows).join(slow.select(_SITE), on=_SITE, how="semi", nulls_equal=True)
     return own.select("kernel_id", saved_ns=above.clip(lower_bound=0).round().cast(pl.Int64)).drop_nulls()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -181,11 +180,11 @@ def test_innermost_is_the_last_started_that_is_open(spans: list[tuple[int, int]]
     st.lists(st.tuples(st.integers(0, 50), st.integers(0, 20)), max_size=20),
     st.lists(st.integers(-5, 80), min_size=1, max_size=10),
 )
-def test_busy_until(spans: list[tuple[int, int]], points: list[int]) -> None:
+def test_busy_at(spans: list[tuple[int, int]], points: list[int]) -> None:
     frame = pl.DataFrame(
         {"start_ns": [s for s, _ in spans], "end_ns": [s + d for s, d in spans], "device": [0] * len(spans)},
         schema={"start_ns": pl.Int64, "end_ns": pl.Int64, "device": pl.Int64},
     )
     asked = pl.DataFrame({"at": points, "device": [0] * len(points)}, schema={"at": pl.Int64, "device": pl.Int64})
-    found: Any = intervals.busy_until(asked, "at", frame, ["device"])
+    (found,) = intervals.busy_at(asked, ["at"], frame, ["device"])
     assert found.to_list() == [union([(s, min(s + d, p)) for s, d in spans if s < p]) for p in points]

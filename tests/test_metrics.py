@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,22 @@ def test_equal_to_the_plain_count(path: Path) -> None:
     for ours, theirs in zip(marked, expected["steps"], strict=True):
         for name, other in STEP_FIELDS.items():
             assert ours[name] == theirs[other], (ours["step_id"], name)
+
+
+@pytest.mark.parametrize("path", traces.REAL_TRACES, ids=lambda p: p.name[:60])
+def test_steps_equal_to_the_plain_count(path: Path) -> None:
+    """What the first comparison leaves: place, name, tokens and segments; idle time also counts the wait before the step."""
+    marked = [s for s in metrics.steps(traces.opened(path)) if s["found_by"] == "step mark"]
+    expected = plain(path)["steps"]
+    for ours, theirs in zip(marked, expected, strict=True):
+        assert ours["start_ns"] - marked[0]["start_ns"] == theirs["start"] - expected[0]["start"]
+        assert ours["name"] == theirs["name"]
+        stated = re.search(r"toks=(\d+)", theirs["name"])
+        assert ours["tokens"] == (int(stated[1]) if stated else theirs["batch_size"])
+        if ours["gpu_busy_ns"] is not None:
+            assert ours["graph_segments"] == theirs["graph_segments"]
+        if len(ours["devices"]) == 1 and ours["gpu_busy_ns"] is not None:
+            assert ours["gpu_idle_ns"] >= theirs["gpu_span_ns"] - theirs["gpu_busy_ns"]
 
 
 @pytest.mark.parametrize("path", traces.REAL_TRACES, ids=lambda p: p.name[:60])

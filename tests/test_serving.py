@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+from itertools import pairwise
 
 import pytest
 import traces
@@ -61,14 +62,14 @@ def test_other_serving_rules_have_nothing_to_say(report: tq.Report) -> None:
 
 def test_token_latencies_equal_a_plain_count(server: tq.Trace) -> None:
     """From the file's own marks: ends of the steps' windows on the GPU, starts of those on the host."""
-    events = json.loads(gzip.open(server.path).read())["traceEvents"]
+    events = json.loads(gzip.decompress(server.path.read_bytes()))["traceEvents"]
     marks = [e for e in events if re.match(r"step\[", str(e.get("name"))) and e.get("ph") == "X"]
     host = sorted((e for e in marks if e["cat"] == "user_annotation"), key=lambda e: e["ts"])
     gpu = sorted((e for e in marks if e["cat"] == "gpu_user_annotation"), key=lambda e: e["ts"])
     ends = [round(1000 * (e["ts"] + e["dur"])) for e in gpu]
     assert [e["name"] for e in gpu] == [e["name"] for e in host]
     decode = [end for e, end in zip(gpu, ends, strict=True) if "DECODE" in e["name"]]
-    between = [later - earlier for earlier, later in zip(decode, decode[1:], strict=False)]
+    between = [later - earlier for earlier, later in pairwise(decode)]
     first = [end - round(1000 * e["ts"]) for e, end in zip(host, ends, strict=True) if "EXTEND" in e["name"]]
     rows = server.sql("select kind, latency_ns, tokens, prefills from token_latencies order by step_id")
     measured = {kind: [row[1] for row in rows.rows() if row[0] == kind] for kind in ("itl", "ttft")}

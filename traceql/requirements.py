@@ -50,7 +50,7 @@ _WHAT = {
     "steps": "no steps found in the trace",
     "graph_replays": "no CUDA graph replay in the trace",
     "replay_nodes": "CUDA graph replays were recorded without their kernels",
-    "ncu": "no Nsight Compute counters",
+    "ncu": "no Nsight Compute counters; record the kernels with ncu --set full and join the report with --ncu",
 }
 
 

@@ -63,3 +63,17 @@ def open_page(browser: Any, tmp_path: Path) -> Iterator[Callable[..., OpenedPage
     yield opened
     for context in contexts:
         context.close()
+
+
+@pytest.fixture
+def serious_violations() -> Callable[[Any], list[tuple[str, Any]]]:
+    """``serious_violations(page)``: what axe-core holds against it, (rule, the first elements), everything unfolded."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+
+    def found(page: Any) -> list[tuple[str, Any]]:
+        page.evaluate("for (const details of document.querySelectorAll('details')) details.open = true")
+        violations = axe.Axe().run(page).response["violations"]
+        serious = [v for v in violations if v["impact"] in ("serious", "critical")]
+        return [(v["id"], [node["target"] for node in v["nodes"]][:3]) for v in serious]
+
+    return found

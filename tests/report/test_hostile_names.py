@@ -78,7 +78,9 @@ def test_the_embedded_cut_names_nobody() -> None:
     build.range("step[DECODE bs=8]", 0, 900)
     build.python("/home/ann/serve/model.py(3): forward", 5, 500)
     build.launch("gemm_kernel", call_us=10, gpu_us=20, gpu_dur_us=100)
-    html = report_of(build.trace(), findings=(finding("Late under /home/ann/serve/model.py.", start_ns=0),)).render("html")
+    html = report_of(build.trace(), findings=(finding("Late under /home/ann/serve/model.py.", start_ns=0),)).render(
+        "html"
+    )
     (block,) = re.findall(r'<script type="application/gzip" id="events-0">(.*?)</script>', html, re.S)
     text = gzip.decompress(base64.b64decode(block)).decode()
     assert "~/serve/model.py(3): forward" in text

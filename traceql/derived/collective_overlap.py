@@ -90,7 +90,7 @@ def _of_stream(rows: pl.DataFrame, compute: pl.DataFrame) -> pl.DataFrame:
     )
     early = pl.min_horizontal(pl.max_horizontal(pl.col("reach").fill_null(0) - pl.col("start_ns"), _ZERO), "dur_ns")
     marked = behind.with_columns(early_ns=early).with_columns(own_ns=pl.col("start_ns") + pl.col("early_ns"))
-    until = [intervals.busy_until(marked, edge, mine, ["device"]) for edge in ("own_ns", "end_ns")]
+    until = intervals.busy_at(marked, ("own_ns", "end_ns"), mine, ["device"])
     return marked.with_columns(left_ns=pl.col("end_ns") - pl.col("own_ns"), followed_ns=until[1] - until[0]).drop(
         "end_ns", "reach", "_from", strict=False
     )
@@ -101,7 +101,7 @@ def _busy_elsewhere(rows: pl.DataFrame, compute: pl.DataFrame) -> pl.Series:
     parts = []
     for (device, stream), mine in rows.group_by("device", "stream", maintain_order=True):
         others = compute.filter((pl.col("device") == device) & ~pl.col("stream").eq_missing(pl.lit(stream, pl.Int64)))
-        until = [intervals.busy_until(mine, edge, others, ["device"]) for edge in ("alone_ns", "end_ns")]
+        until = intervals.busy_at(mine, ("alone_ns", "end_ns"), others, ["device"])
         parts.append(mine.select("collective_id").with_columns(hidden_ns=until[1] - until[0]))
     joined = rows.select("collective_id").join(pl.concat(parts), on="collective_id", how="left", maintain_order="left")
     return joined["hidden_ns"]

@@ -8,6 +8,8 @@ import numpy as np
 import polars as pl
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 _REACH = "_reach_before"
@@ -56,13 +58,17 @@ def busy_ends(frame: pl.DataFrame, by: list[str]) -> pl.DataFrame:
     )
 
 
-def busy_until(points: pl.DataFrame, at: str, frame: pl.DataFrame, by: list[str]) -> pl.Series:
-    """Union of ``frame``'s intervals before time ``at``, for each point, in the order of ``points``, ns.
+def busy_at(points: pl.DataFrame, times: Sequence[str], frame: pl.DataFrame, by: list[str]) -> list[pl.Series]:
+    """Union of ``frame``'s intervals before each of ``times``, for each point, in the order of ``points``, ns.
 
     The busy time of any window is the difference of its two ends' values.
     """
     order = ["start_ns", "busy_to_reach_ns", "reach_ns"]
     cumulative = busy_ends(frame, by).select(*by, *order).sort(order)
+    return [_busy_at(points, time, cumulative, by) for time in times]
+
+
+def _busy_at(points: pl.DataFrame, at: str, cumulative: pl.DataFrame, by: list[str]) -> pl.Series:
     return (
         points.select(*by, at)
         .with_row_index("_order")

@@ -40,7 +40,7 @@ def queued_launches(trace: Trace) -> pl.DataFrame:
         rows = device == one
         finished[rows] = _finished(calls["start_ns"].to_numpy()[rows], calls["done_ns"].to_numpy()[rows])
     everything = gpu_ops(trace).filter(pl.col("device").is_not_null())
-    until = [intervals.busy_until(calls, edge, everything, ["device"]) for edge in ("start_ns", "end_ns")]
+    until = intervals.busy_at(calls, ("start_ns", "end_ns"), everything, ["device"])
     before = pl.int_range(pl.len(), dtype=pl.Int64).over("device")
     return calls.with_columns(queued=before - pl.Series(finished), device_busy_ns=until[1] - until[0]).drop("done_ns")
 

@@ -78,7 +78,7 @@ def layer_chain(trace: Trace) -> pl.DataFrame:
     )
     host = windows.select(*key, *_THREAD, start_ns="call_ns", end_ns="next_call_ns")
     everything = gpu_ops(trace).filter(pl.col("device").is_not_null())
-    until = [intervals.busy_until(windows, edge, everything, ["device"]) for edge in ("gpu_ns", "next_gpu_ns")]
+    until = intervals.busy_at(windows, ("gpu_ns", "next_gpu_ns"), everything, ["device"])
     gpu = windows.select(
         *key,
         gpu_busy_ns=until[1] - until[0],
@@ -104,7 +104,7 @@ def _host_parts(trace: Trace, windows: pl.DataFrame, key: list[str]) -> pl.DataF
     pieces = _classified(trace)
     each = windows.join(pl.DataFrame({"part": _RECORDED}), how="cross")
     by = [*_THREAD, "part"]
-    until = [intervals.busy_until(each, edge, pieces, by) for edge in ("start_ns", "end_ns")]
+    until = intervals.busy_at(each, ("start_ns", "end_ns"), pieces, by)
     wide = (
         each.with_columns(spent=until[1] - until[0])
         .pivot("part", index=[*key, "start_ns", "end_ns"], values="spent", maintain_order=True)

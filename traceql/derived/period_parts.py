@@ -110,7 +110,7 @@ def _hidden(trace: Trace, device: int, begin: int, end: int) -> pl.DataFrame:
     """What of the windows of replays without record is not seen to be busy."""
     windows = _within(opaque_windows(trace).filter(pl.col("device") == device), begin, end)
     ops = gpu_ops(trace).filter(pl.col("device") == device)
-    busy = [intervals.busy_until(windows, edge, ops, ["device"]) for edge in ("start_ns", "end_ns")]
+    busy = intervals.busy_at(windows, ("start_ns", "end_ns"), ops, ["device"])
     seen = busy[1] - busy[0]
     return (
         windows.with_columns(

@@ -34,19 +34,9 @@ OTHER = "other host work"
 
 @memoised
 def bubble_steps(trace: Trace) -> pl.DataFrame:
-    """Steps that follow another on the GPU, with the idle time between the two: step_id, idle_ns, late_ns.
-
-    ``idle_ns`` is all of it, ``late_ns`` the part that the host caused and no other finding owns.
-    """
+    """Steps that follow another on the GPU, with the idle time between the two: step_id, idle_ns."""
     parts = owned_gap_parts(trace).filter(pl.col("place") == "between steps")
-    return (
-        parts.group_by("step_id")
-        .agg(
-            idle_ns=pl.col("dur_ns").sum(),
-            late_ns=pl.col("dur_ns").filter(pl.col("owner") == "between steps").sum(),
-        )
-        .sort("step_id")
-    )
+    return parts.group_by("step_id").agg(idle_ns=pl.col("dur_ns").sum()).sort("step_id")
 
 
 def bubble_work(trace: Trace, step_id: int) -> pl.DataFrame:

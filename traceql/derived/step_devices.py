@@ -30,7 +30,7 @@ def step_devices(trace: Trace) -> pl.DataFrame:
         gpu_ops=pl.len().cast(pl.Int64),
     )
     everything = gpu_ops(trace).filter(pl.col("device").is_not_null())
-    until = [intervals.busy_until(spans, edge, everything, ["device"]) for edge in ("gpu_start_ns", "gpu_end_ns")]
+    until = intervals.busy_at(spans, ("gpu_start_ns", "gpu_end_ns"), everything, ["device"])
     idle = gaps(trace).group_by(_KEY).agg(gpu_idle_ns=pl.col("dur_ns").sum())
     busiest = pl.struct(-pl.col("gpu_busy_ns"), "device")
     return (
@@ -52,5 +52,5 @@ def _lead_ins(trace: Trace, spans: pl.DataFrame, everything: pl.DataFrame) -> pl
     begun = first.join(marks(trace).select("step_id", "start_ns"), on="step_id").filter(
         pl.col("start_ns") < pl.col("gpu_start_ns")
     )
-    until = [intervals.busy_until(begun, edge, everything, ["device"]) for edge in ("start_ns", "gpu_start_ns")]
+    until = intervals.busy_at(begun, ("start_ns", "gpu_start_ns"), everything, ["device"])
     return begun.select(*_KEY, lead_in_ns=pl.col("gpu_start_ns") - pl.col("start_ns") - (until[1] - until[0]))

@@ -37,7 +37,7 @@ class StepGraphs:
 
     Attributes:
         steps: one row a modelled step, in order: step_id, start_ns, period_ns, busy_ns (the device's work between the
-            step's first and last operation, others' included), first_edge, edges. Its begin is node 4i, its end 4i + 1.
+            step's first and last operation, others' included). Its begin is node 4i, its end 4i + 1.
         unmodelled: step_id → why.
         edges: src, dst, ns, part (index in PARTS), thread (index in ``threads``, −1 for none), from_ns and to_ns (the
             thread's time an edge stands for; equal for none), event, op (rows; −1 for none), waits (the edge is a wait's
@@ -107,15 +107,11 @@ def _assembled(
             *end_edges(node, ops),
         ]
     ).sort("step", "src", maintain_order=True)
-    sizes = edges.group_by("step").agg(edges=pl.len().cast(pl.Int64)).sort("step")
     busy = ops.group_by("step").agg(
         busy_ns=pl.col("busy_before_ns").last() + pl.col("exec_ns").last() - pl.col("busy_before_ns").first()
     )
-    table = (
-        numbered.join(sizes, on="step", how="left", maintain_order="left")
-        .join(busy, on="step", how="left", maintain_order="left")
-        .with_columns(first_edge=pl.col("edges").cum_sum() - pl.col("edges"))
-        .select("step_id", "start_ns", "period_ns", "busy_ns", "first_edge", "edges")
+    table = numbered.join(busy, on="step", how="left", maintain_order="left").select(
+        "step_id", "start_ns", "period_ns", "busy_ns"
     )
     return StepGraphs(
         table,

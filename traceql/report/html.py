@@ -19,7 +19,8 @@ SCRIPTS = (
     "timeline_draw.js",
     "timeline.js",
     "timeline_input.js",
-    "tips.js", "handoff.js",
+    "tips.js",
+    "handoff.js",
     "start.js",
 )
 """Concatenated in this order into one strict function scope."""
