@@ -91,7 +91,11 @@ class LaunchBoundStep(Rule):
         less = f" (and waits up to {duration(waiting)} for other ranks)" if waiting else ""
         parts = ", ".join(f"{name} {duration(step[part])}" for part, name in _PARTS.items() if step[part])
         between = step["python_ns"]
-        more = f"Between them the host spends {duration(between)} more, in Python or the framework; the" if between else "The"
+        more = (
+            f"Between them the host spends {duration(between)} more, in Python or the framework; the"
+            if between
+            else "The"
+        )
         return self.finding(
             f"Issuing the work of {a_step(median.period_ns, median.label)} takes the host {duration(step['issuing_ns'])} "
             f"({parts}), running it takes the GPU {duration(step['gpu_work_ns'])}{less}. {more} "

@@ -330,6 +330,12 @@ def boundaries_of(
     return out
 
 
+def only_process(calls: list[Call]) -> str | None:
+    """The process of rows that name none (torch), where the file has just one."""
+    processes = {call.pid for call in calls}
+    return processes.pop() if len(processes) == 1 else None
+
+
 def hidden_windows(ops: list[Op], calls: list[Call], launch_of: dict[Op, Call]) -> dict[int, list[Interval]]:
     """By device: when a replay that left no row may have run, within the device's recorded span."""
     launched = set(launch_of.values())
@@ -339,8 +345,7 @@ def hidden_windows(ops: list[Op], calls: list[Call], launch_of: dict[Op, Call]) 
         if call.is_graph_launch and call not in launched:
             until = (w.end for w in waits if (w.pid, w.thread) == (call.pid, call.thread) and w.start >= call.start)
             windows[call.pid].append((call.start, next(until, sys.maxsize)))
-    processes = {call.pid for call in calls}
-    only = processes.pop() if len(processes) == 1 else None  # rows of a torch trace name no process: it is the one
+    only = only_process(calls)
     found: dict[int, list[Interval]] = {}
     for device in {op.device for op in ops}:
         own = [op for op in ops if op.device == device]
@@ -365,12 +370,13 @@ def count(ops: list[Op], calls: list[Call], marks: list[Mark]) -> dict[str, Any]
     silent = {call.pid for call in calls if call.is_graph_launch} - replayed
 
     hidden = hidden_windows(ops, calls, launch_of)
+    only = only_process(calls)
 
     def recorded(own: list[Op]) -> bool:
         if hidden[own[0].device]:
             return False
-        pids = {launch_of[op].pid if op in launch_of else op.pid for op in own}
-        return not (silent & pids or (silent and None in pids))
+        pids = {launch_of[op].pid if op in launch_of else op.pid or only for op in own}
+        return not silent & pids
 
     step_calls: dict[Mark, list[Call]] = defaultdict(list)
     step_of = {call: step_holding(call, marks) for call in calls}

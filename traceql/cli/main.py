@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from importlib import import_module
@@ -12,6 +13,7 @@ import click
 from traceql import __version__
 from traceql.errors import TraceqlError
 
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _COMMANDS = {
     "collect": "Record a run of SGLang, or of any program, under a profiler.",
     "analyze": "Find where the GPU loses time in a trace; HTML report and text by default.",
@@ -106,6 +108,8 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+            _fail(f"the disk is full ({error.strerror}: {error.filename or 'a file of its own'}); free some of it", 2)
         _fail(f"{type(error).__name__}: {error} – a defect of traceql; run with `traceql --debug …` and report it", 2)
 
 

@@ -32,42 +32,48 @@ class Mode(IntEnum):
     ODD_ONLY, SPECIAL_TEXTS, EVERYTHING = range(3)
 
 
-class Result(IntEnum):
+class _Result(NamedTuple):
     """Slots of Workspace.result."""
 
-    POSITION = 0
+    POSITION: int = 0
     """where the scan ended: see kineto_scan.scan"""
-    EVENTS = 1
-    LAST_START = 2
+    EVENTS: int = 1
+    LAST_START: int = 2
     """first byte of the last event, -1 when there is none"""
-    ALIGNED = 3
+    ALIGNED: int = 3
     """whether the recovery of kineto_json would cut out the same events"""
-    SKIPPED = 4
+    SKIPPED: int = 4
     """complete events without a time"""
-    TEXTS = 5
-    ODD = 6
-    PHASES = 7
+    TEXTS: int = 5
+    ODD: int = 6
+    PHASES: int = 7
     """ "ph" keys read, and times "ph" stands in odd events"""
-    ODD_PHASES = 8
+    ODD_PHASES: int = 8
     """the latter alone"""
 
 
-class State(IntEnum):
+Result = _Result()
+
+
+class _State(NamedTuple):
     """Slots of Workspace.state, about the event being read."""
 
-    FAMILY = 0
-    TOUCHED = 1
+    FAMILY: int = 0
+    TOUCHED: int = 1
     """values set"""
-    OBJECTS = 2
+    OBJECTS: int = 2
     """objects inside it"""
-    SPECIAL = 3
+    SPECIAL: int = 3
     """the last string has escapes or goes beyond ASCII"""
-    COMPLETE = 4
+    COMPLETE: int = 4
     """its phase is X"""
-    KNOWN_START = 5
+    KNOWN_START: int = 5
     """its first key is one that starts an event"""
-    NO_ROOM = 6
-    PHASE_KEYS = 7
+    NO_ROOM: int = 6
+    PHASE_KEYS: int = 7
+
+
+State = _State()
 
 
 LENGTH_MIX = 0xD6E8FEB86659FD93

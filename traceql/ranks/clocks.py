@@ -24,6 +24,8 @@ _EXACT_NS = 3_000
 by more than the ends of one group ever do."""
 _PROBE, _PROBES, _FITS = 24, 7, 2
 """Collectives of a stretch that is tried at every place, stretches of a capture, and places kept of each."""
+_MOST_OF_IT = 0.9
+"""Share of the shorter capture that a shift must pair to be taken at once: part of it fits a shift by a step as well."""
 _SPREADS = 6
 """A pair may lie further from the common distance than 10 µs where the ends of all scatter: by so many spreads."""
 _DRIFT_FROM_NS = 1_000
@@ -88,9 +90,11 @@ def paired(one: pl.DataFrame, other: pl.DataFrame, *, clocks_known: bool) -> Pai
     whole = _shift_between(ends, kinds, clocks_known=clocks_known)
     if whole is not None:
         found = _by_place(ends, kinds, whole)
-        if _is_even(ends, found):
+        if _is_even(ends, found) and (found.partner >= 0).sum() >= _MOST_OF_IT * min(len(one), len(other)):
             return found
     tried = [_merged_from(ends, kinds, seed) for seed in _seeds(ends, kinds)]
+    if whole is not None and _is_even(ends, found):
+        tried.append(found)
     steady = [each for each in tried if each is not None and each.shift.spread_ns <= _SAME_GROUP_NS]
     return min(steady, key=lambda each: (each.shift.spread_ns, -int((each.partner >= 0).sum())), default=None)
 
