@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import socket
+import struct
 import threading
 import urllib.error
 import urllib.request
@@ -171,6 +173,26 @@ def test_only_the_guessed_path_is_served_with_the_right_origin() -> None:
         assert answer.headers["Access-Control-Allow-Origin"] == PERFETTO
     thread.join(5)
     server.close()
+
+
+def test_a_silent_or_vanished_client_does_not_hold_up_the_next_one(capsys: pytest.CaptureFixture[str]) -> None:
+    server = CutServer(b"content" * 2**20, port=0, patience_s=0.2)
+    thread = threading.Thread(target=server.serve_once)
+    thread.start()
+    with (
+        socket.create_connection(("127.0.0.1", server.port)),
+        socket.create_connection(("127.0.0.1", server.port)) as gone,
+    ):
+        gone.sendall(f"GET {server.path} HTTP/1.0\r\n\r\n".encode())
+        gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closes with a reset
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}{server.path}", timeout=5) as answer:
+            assert len(answer.read()) == len(server.content)
+    except urllib.error.URLError:  # the vanished client took the whole file from its buffer: it was served
+        assert server.served
+    thread.join(5)
+    server.close()
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_a_taken_port_is_said() -> None:

@@ -12,6 +12,14 @@ PERFETTO = "https://ui.perfetto.dev"
 PORT = 9001
 """The one local port Perfetto's content security policy lets it fetch from."""
 
+_PATIENCE_S = 10.0
+"""A client that connects and says nothing is left after so long: requests are answered one at a time."""
+
+
+class _Server(HTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away in the middle of an answer is nothing to tell; the next one is waited for."""
+
 
 class CutServer:
     """Serves one gzip file on the loopback interface under a path nobody can guess, to the Perfetto UI alone.
@@ -19,12 +27,19 @@ class CutServer:
     ``link`` opens it there. UsageError when the port is taken.
     """
 
-    def __init__(self, content: bytes, *, visible_ns: tuple[int, int] | None = None, port: int = PORT):
+    def __init__(
+        self,
+        content: bytes,
+        *,
+        visible_ns: tuple[int, int] | None = None,
+        port: int = PORT,
+        patience_s: float = _PATIENCE_S,
+    ):
         self.content = content
         self.path = f"/{secrets.token_urlsafe(16)}/cut.json.gz"
         self.served = 0
         try:
-            self._server = HTTPServer(("127.0.0.1", port), self._handler())
+            self._server = _Server(("127.0.0.1", port), self._handler(patience_s))
         except OSError as error:
             raise UsageError(
                 f"port {port} on 127.0.0.1 is taken ({error.strerror}); end what uses it: Perfetto fetches from no other"
@@ -49,10 +64,12 @@ class CutServer:
     def close(self) -> None:
         self._server.server_close()
 
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
+    def _handler(self, patience_s: float) -> type[BaseHTTPRequestHandler]:
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
+            timeout = patience_s
+
             def do_GET(self) -> None:
                 if not self._known():
                     return
