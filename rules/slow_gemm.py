@@ -44,20 +44,15 @@ import polars as pl
 
 from traceql.derived.fixes import kernel_time
 from traceql.derived.gemm_tiles import tiling
-from traceql.derived.gemms import gemms
-from traceql.derived.kernel_roofline import unknown_gemms
 from traceql.derived.roofline import device_match
 from traceql.derived.step_kinds import StepKind, step_kinds
 from traceql.finding import Finding, Severity
-from traceql.roofline_evidence import doubts
-from traceql.rule import NotApplicableError, Rule, option
+from traceql.roofline_evidence import conclusive, doubts, gemms_in_steps
+from traceql.rule import Rule, option
 from traceql.trace import Trace
 from traceql.wording import duration, percent
 
 _SITE = ["op", "m", "n", "k", "dtype", "b_dtype"]
-
-_ENOUGH_PCT = 50.0
-"""Share of the GEMM time with shapes, under which finding nothing means nothing."""
 
 
 class SlowGemm(Rule):
@@ -73,18 +68,8 @@ class SlowGemm(Rule):
         min_gap_share_pct: float = option(1.0, "time above the roof of slow products, of the steps' GPU busy time")
 
     def check(self, trace: Trace, options: Options) -> Iterator[Finding]:
-        known = gemms(trace).filter(pl.col("step_id").is_not_null())
-        if known.is_empty():
-            raise NotApplicableError(
-                "no operator with GEMM shapes inside the steps; align with an eager trace to get them"
-            )
-        if known["pct_of_roof"].is_null().all():
-            match = device_match(trace, known["device"][0])
-            raise NotApplicableError(f"the GPU's peaks are unknown: {match.note}")
-        found = list(self._found(trace, known, options))
-        if not found and (reason := unknown_gemms(trace, _ENOUGH_PCT)):
-            raise NotApplicableError(reason)
-        yield from found
+        known = gemms_in_steps(trace, "pct_of_roof")
+        yield from conclusive(trace, self._found(trace, known, options))
 
     def _found(self, trace: Trace, known: pl.DataFrame, options: Options) -> Iterator[Finding]:
         for kind in step_kinds(trace):

@@ -68,7 +68,7 @@ def missing(trace: Trace, needs: tuple[Need, ...]) -> str | None:
         if lacks(trace, need):
             if trace.source == "ncu":
                 return _NO_TIMELINE
-            how = (_HOW_TORCH if trace.source == "torch_profiler" else _HOW_NSYS).get(need)
+            how = how_to_record(trace, need)
             return f"{_WHAT[need]}; to record it: {how}" if how else _WHAT[need]
     return None
 

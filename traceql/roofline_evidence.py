@@ -1,19 +1,45 @@
-"""What the figures about ceilings say of themselves: peaks exceeded, and counters that disagree with shapes."""
+"""What the figures about ceilings say of themselves: whether they are known, peaks exceeded, counters that disagree."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import polars as pl
 
 from traceql.counters import REPORTS
-from traceql.derived.kernel_roofline import over_peak
+from traceql.derived.gemms import gemms
+from traceql.derived.kernel_roofline import over_peak, unknown_gemms
 from traceql.derived.ncu_join import launch_shape, ncu_matches
+from traceql.derived.roofline import device_match
+from traceql.finding import Finding
 from traceql.kernel_names import short_name
+from traceql.rule import NotApplicableError
 from traceql.trace import Trace
 
 _ROWS = 6
+
+_ENOUGH_PCT = 50.0
+"""Share of the GEMM time with shapes, under which finding nothing means nothing."""
+
+
+def gemms_in_steps(trace: Trace, figure: str) -> pl.DataFrame:
+    """The matrix products of the steps; NotApplicableError when there is none or ``figure`` (a column) is known of none."""
+    known = gemms(trace).filter(pl.col("step_id").is_not_null())
+    if known.is_empty():
+        raise NotApplicableError("no operator with GEMM shapes inside the steps; align with an eager trace to get them")
+    if known[figure].is_null().all():
+        match = device_match(trace, known["device"][0])
+        raise NotApplicableError(f"the GPU's peaks are unknown: {match.note}")
+    return known
+
+
+def conclusive(trace: Trace, findings: Iterable[Finding]) -> Iterator[Finding]:
+    """``findings`` about matrix products; NotApplicableError when there is none and too few products have shapes."""
+    found = list(findings)
+    if not found and (reason := unknown_gemms(trace, _ENOUGH_PCT)):
+        raise NotApplicableError(reason)
+    yield from found
 
 
 def doubts(trace: Trace, kernels: Collection[str]) -> dict[str, Any]:

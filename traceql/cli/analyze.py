@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from traceql.cli.analysis import Inputs
-from traceql.cli.selection import configuration_from, selection_options
+from traceql.cli.selection import companion_options, configuration_from, selection_options
 from traceql.errors import UsageError
 
 _FORMATS = ["html", "json", "text", "markdown"]
@@ -19,20 +19,7 @@ _FORMATS = ["html", "json", "text", "markdown"]
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Write the report here; the suffix tells the format."
 )
-@click.option(
-    "--eager",
-    type=click.Path(path_type=Path),
-    metavar="TRACE",
-    help="An eager run of the same model and batch: names the kernels of CUDA graph replays.",
-)
-@click.option(
-    "--ncu",
-    "reports",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="REPORT",
-    help="A Nsight Compute report (.ncu-rep, CSV page) of the same program; may be repeated.",
-)
+@companion_options
 @click.option("--sample", metavar="NAME", help="Analyze a bundled real capture; 'list' shows them.")
 @selection_options
 @click.option("--no-cache", is_flag=True, help="Read the files themselves, and keep nothing of them.")

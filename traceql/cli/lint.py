@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from traceql.cli.selection import configuration_from, selection_options
+from traceql.cli.selection import companion_options, configuration_from, selection_options
 from traceql.errors import UsageError
 
 if TYPE_CHECKING:
@@ -56,20 +56,7 @@ class _Output(click.ParamType[Any]):
     metavar="FILE",
     help="Fail on what is new or worse than this file says; default .traceql-baseline.json, if there is one.",
 )
-@click.option(
-    "--eager",
-    type=click.Path(path_type=Path),
-    metavar="TRACE",
-    help="An eager run of the same model and batch: names the kernels of CUDA graph replays.",
-)
-@click.option(
-    "--ncu",
-    "reports",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="REPORT",
-    help="A Nsight Compute report of the same program; may be repeated.",
-)
+@companion_options
 @click.option("--no-baseline", is_flag=True, help="Use no baseline, even if there is one.")
 @click.option("--update-baseline", is_flag=True, help="Write what is found to the baseline and exit with 0.")
 @click.option("--allow-incomplete", is_flag=True, help="Do not fail because a check could not run.")

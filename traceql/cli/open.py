@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from traceql.cli.analysis import Inputs
-from traceql.cli.selection import configuration_from, selection_options
+from traceql.cli.selection import companion_options, configuration_from, selection_options
 from traceql.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,10 +27,7 @@ _LEAST_AROUND_NS = 100_000
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the cut here instead of serving it.")
 @click.option("--no-browser", is_flag=True, help="Print the link; do not open a browser.")
 @click.option("--sample", metavar="NAME", help="Open a bundled real capture.")
-@click.option("--eager", type=click.Path(path_type=Path), metavar="TRACE", help="As for analyze.")
-@click.option(
-    "--ncu", "reports", multiple=True, type=click.Path(path_type=Path), metavar="REPORT", help="As for analyze."
-)
+@companion_options
 @selection_options
 def open_(
     *,

@@ -1,4 +1,4 @@
-"""--config, --select, --ignore and --option: options that analyze and lint share, over the configuration file."""
+"""Options that analyze, lint and open share: what stands beside the traces, and the choice of rules over the configuration."""
 
 from __future__ import annotations
 
@@ -28,6 +28,31 @@ _OPTIONS = [
         help="Configuration to use; else the nearest traceql.toml or pyproject.toml with [tool.traceql], upwards.",
     ),
 ]
+
+
+_COMPANIONS = [
+    click.option(
+        "--eager",
+        type=click.Path(path_type=Path),
+        metavar="TRACE",
+        help="An eager run of the same model and batch: names the kernels of CUDA graph replays.",
+    ),
+    click.option(
+        "--ncu",
+        "reports",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        metavar="REPORT",
+        help="A Nsight Compute report (.ncu-rep, CSV page) of the same program; may be repeated.",
+    ),
+]
+
+
+def companion_options(command: _Command) -> _Command:
+    """Adds the options for what is recorded beside the traces; the command takes ``eager`` and ``reports``."""
+    for option in reversed(_COMPANIONS):
+        command = option(command)
+    return command
 
 
 def selection_options(command: _Command) -> _Command:

@@ -9,23 +9,13 @@ from __future__ import annotations
 
 import polars as pl
 
+from traceql.derived.naming import told
+
 _MODULE = r"^\{'Module': '([^']+)'"
-_NUMBER = r"\.\d+(\.|$)"
-
-
-def module(name: pl.Expr) -> pl.Expr:
-    """The path of the module a range's name tells, null for other names: ``model.layers.7.mlp``."""
-    return name.str.extract(_MODULE)
+_NUMBER = r"\.\d+\b"
 
 
 def displayed(names: pl.Series) -> pl.Series:
     """Names as findings say them: the module with ``*`` for numbers where a name tells one, else the name itself."""
-    distinct = pl.DataFrame({"name": names.unique()}).select(
-        "name",
-        shown=pl.coalesce(
-            module(pl.col("name")).str.replace_all(_NUMBER, ".*${1}").str.replace_all(_NUMBER, ".*${1}"), pl.col("name")
-        ),
-    )
-    return names.to_frame("name").join(distinct, on="name", how="left", maintain_order="left", nulls_equal=True)[
-        "shown"
-    ]
+    name = pl.col("name")
+    return told(names, pl.coalesce(name.str.extract(_MODULE).str.replace_all(_NUMBER, ".*"), name))
