@@ -108,7 +108,7 @@ class Wave:
                 meta = chunk.get("meta_info") or {}
                 count = int(meta.get("completion_tokens") or len(answer.token_times) + 1)
                 answer.token_times.append((time.monotonic(), count))
-        except (OSError, ValueError, http.client.HTTPException) as error:
+        except (OSError, ValueError, TypeError, AttributeError, http.client.HTTPException) as error:
             answer.error = f"{type(error).__name__}: {error}"
 
 
@@ -136,13 +136,17 @@ def get_status(url: str, path: str, timeout_s: float) -> int | None:
 
 
 def _stream(url: str, path: str, body: dict[str, object], timeout_s: float) -> Iterator[dict[str, dict[str, int]]]:
+    """The events of a streamed answer; ``timeout_s`` holds for each of them, and for all together."""
     connection = _connect(url, timeout_s)
+    deadline = time.monotonic() + timeout_s
     try:
         connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
         answer = connection.getresponse()
         if answer.status != 200:
             raise ValueError(f"HTTP {answer.status}: {answer.read(200).decode('utf-8', 'replace')}")
         for raw in answer:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the answer had not ended after {timeout_s:.0f} s")
             line = raw.strip()
             if line.startswith(b"data:") and not line.endswith(b"[DONE]"):
                 yield json.loads(line[5:])

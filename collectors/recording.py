@@ -66,7 +66,8 @@ def record(
         manifest.status = overall(manifest.stages, len(works))
         manifest.problem = _first_problem(manifest.stages)
         if manifest.throttled:
-            manifest.warnings.append(throttle_line(manifest))
+            other_warnings = [line for line in manifest.warnings if not line.startswith(_THROTTLED)]
+            manifest.warnings = [*other_warnings, throttle_line(manifest)]
     final = run.finish(manifest)
     if manifest.throttled:
         progress.note(throttle_line(manifest))
@@ -99,14 +100,21 @@ def overall(done: Sequence[Stage], planned: int) -> Status:
     return "partial" if has_trace or "complete" in states else "failed"
 
 
+_THROTTLED = "the clocks were held down while recording"
+
+
 def throttle_line(manifest: Manifest) -> str:
-    """One sentence on the clocks that were held down."""
-    slow = [(s.name, c) for s in manifest.stages for c in s.clocks if c.throttled]
-    where = "; ".join(
-        f"{name}: GPU {c.gpu} {', '.join(c.throttle_reasons)} (SM {c.sm_mhz_min}-{c.sm_mhz_max} MHz)"
-        for name, c in slow
-    )
-    return f"the clocks were held down while recording ({where}): latencies are slower than this GPU can be"
+    """One sentence on the clocks that were held down: by what, in how many stages, on which GPUs, how far."""
+    slow = [(stage.name, clocks) for stage in manifest.stages for clocks in stage.clocks if clocks.throttled]
+    told = []
+    for reason in sorted({reason for _, clocks in slow for reason in clocks.throttle_reasons}):
+        here = [(stage, clocks) for stage, clocks in slow if reason in clocks.throttle_reasons]
+        stages = sorted({stage for stage, _ in here})
+        gpus = ", ".join(str(gpu) for gpu in sorted({clocks.gpu for _, clocks in here}))
+        where = stages[0] if len(stages) == 1 else f"{len(stages)} of {len(manifest.stages)} stages"
+        least, most = min(c.sm_mhz_min for _, c in here), max(c.sm_mhz_max for _, c in here)
+        told.append(f"{reason} in {where} on GPU {gpus}, SM {least}-{most} MHz")
+    return f"{_THROTTLED} ({'; '.join(told)}): latencies are slower than this GPU can be"
 
 
 def new_manifest(name: str, **parts: object) -> Manifest:

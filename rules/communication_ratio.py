@@ -9,8 +9,8 @@ costs about 5 % of the computation; several times that means small messages, a s
 
 ## How it is measured
 Transfer time as in exposed-communication (TQL501): waiting for a late rank is left out, hidden transfer counts. Compute
-time is the union of the step's other kernels. The ratio of the median step is reported, for each kind of step, on the
-rank where it is largest; the first step of a capture is left out.
+time is the union of the step's other kernels. The ratio of the typical step is reported, for each kind of step, on the
+rank where the median is largest, over the steps that exposed-communication counts.
 
 Bandwidth follows NCCL-tests: algorithm bandwidth is size over time, with the size of the whole group's buffer for
 all-gather, reduce-scatter and all-to-all; bus bandwidth is that times 2(n−1)/n for all-reduce, (n−1)/n for those three,
@@ -38,7 +38,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from traceql.finding import Finding, Severity
-from traceql.ranks.costs import StepCost, by_collective, collective_costs, median_costs, per_layer
+from traceql.ranks.costs import StepCost, by_collective, collective_costs, median_costs, mostly_nccl, per_layer
 from traceql.ranks.digest import RankDigest
 from traceql.ranks.jobs import Job, jobs
 from traceql.report.units import number
@@ -108,6 +108,8 @@ class CommunicationRatio(RunRule):
             },
             advice=[
                 "Check which algorithm and protocol the kernels' names give, and that the GPUs are linked by NVLink.",
-                "Messages too small for the link: fuse them, use a one-shot all-reduce, or run on fewer ranks.",
+                "Messages too small for the link: fuse them, use a one-shot all-reduce, or run on fewer ranks."
+                if mostly_nccl(table)
+                else "Messages too small for the link: fuse them with the norm after them, or run on fewer ranks.",
             ],
         )  # fmt: skip

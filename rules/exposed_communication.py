@@ -14,9 +14,10 @@ counted there), and *exposed*, the rest. A later kernel of the same stream that 
 
 Transfer is the shortest duration among the ranks of the same collective: the last rank to arrive does not wait. With one
 rank it is the shortest of the same kernel, group and size in the trace, which is then modelled. The rest is waiting; it
-comes first, so hidden time is taken off it. The exposed transfer of the median step is compared with the step's period,
-for each kind of step, on the rank where the share is largest. The first step of a capture is left out: its collectives
-absorb the skew with which the ranks started to record. Captures are judged by their first 64 steps.
+comes first, so hidden time is taken off it. The exposed transfer of the typical step is compared with the step's period,
+for each kind of step, on the rank where the median share is largest. The first and the last step of a capture are left
+out where there are others; of these two alone the last counts, for the first one's collectives absorb the skew with which
+the ranks started to record. Captures are judged by their first 64 steps.
 
 `min-share-pct` is 5: an 8B model at TP=2 over NVLink with NCCL inside a CUDA graph spends 10 % of a profiled 7 ms step, a
 host-bound eager step of the same model 2 %.
@@ -45,7 +46,15 @@ from dataclasses import dataclass
 import polars as pl
 
 from traceql.finding import Finding, Severity
-from traceql.ranks.costs import StepCost, alignment, by_collective, collective_costs, median_costs, per_layer
+from traceql.ranks.costs import (
+    StepCost,
+    alignment,
+    by_collective,
+    collective_costs,
+    median_costs,
+    mostly_nccl,
+    per_layer,
+)
 from traceql.ranks.digest import RankDigest
 from traceql.ranks.jobs import Job, jobs
 from traceql.rule import NotApplicableError, RunRule, option
@@ -133,12 +142,18 @@ def _by_rank(job: Job, cost: StepCost) -> list[dict[str, object]]:
 
 def _advice(table: pl.DataFrame, kind: str | None, *, waits: bool) -> list[str]:
     advice = []
-    largest = table["bytes"].max()
+    reduces = table.filter(pl.col("op") == "all_reduce")
+    largest = (table if reduces.is_empty() else reduces)["bytes"].max()
     small = kind == "decode" if largest is None else int(largest) <= _SMALL_BYTES  # type: ignore[arg-type]
-    if small:
+    if small and mostly_nccl(table):
         advice.append(
             "For small messages a one-shot all-reduce beats a ring (SGLang: no --disable-custom-all-reduce, or "
             "--enable-torch-symm-mem), and it can be fused with the norm after it (--enable-flashinfer-allreduce-fusion)."
+        )
+    elif small:
+        advice.append(
+            "The all-reduce is one made for small messages already: fuse it with the norm after it (SGLang: "
+            "--enable-flashinfer-allreduce-fusion), or run on fewer ranks."
         )
     else:
         advice.append(

@@ -38,7 +38,6 @@ from dataclasses import dataclass
 import polars as pl
 
 from traceql.derived.fixes import closing
-from traceql.derived.gap_owners import owned_gap_parts
 from traceql.derived.graphs import graph_boundaries
 from traceql.derived.step_costs import HOST_CAUSES, Median, median_steps
 from traceql.finding import Finding, Severity
@@ -71,7 +70,7 @@ class GraphSegmentBoundary(Rule):
         per_step = boundaries.group_by("step_id").agg(value=pl.col("idle_ns").sum() + pl.col("eager_gpu_ns").sum())
         for median in median_steps(trace, per_step):
             if median.share_pct > options.min_share_pct:
-                own = closing(trace, owned_gap_parts(trace).filter(pl.col("owner") == "graph boundary"))
+                own = closing(trace, pl.col("owner") == "graph boundary")
                 yield self._finding(median, boundaries.filter(pl.col("step_id") == median.step_id), own)
 
     def _finding(self, median: Median, boundaries: pl.DataFrame, fix: Fix) -> Finding:

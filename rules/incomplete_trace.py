@@ -1,7 +1,7 @@
 """
 ## What it does
-Says what the file lost: an end cut off, events that could not be read, records the profiler dropped, and GPU work whose
-launch call is not in the trace.
+Says what the file lost: an end cut off, events that could not be read, records the profiler dropped, names that are not in
+the file, and GPU work whose launch call is not in the trace.
 
 ## Why it matters
 A count from half a trace is half a count. Every other finding is weaker for it.
@@ -39,6 +39,7 @@ _LOSSES = {
     "truncated": "The trace ends early",
     "skipped": "Events were left out",
     "dropped": "The profiler warns of lost data",
+    "unnamed": "Names are missing",
 }
 """Kind of problem that loses data → how a message begins."""
 

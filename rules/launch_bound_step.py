@@ -129,7 +129,7 @@ def _row(scope: str, times: dict[str, Any]) -> dict[str, Any]:
 
 def _layer_rows(trace: Trace, step_id: int) -> list[dict[str, Any]]:
     """The median layer of the step as a row of the chain, where layers were launched kernel by kernel."""
-    layers = layer_chain(trace).filter(pl.col("step_id") == step_id)
+    layers = layer_chain(trace, step_id)
     if layers.is_empty():
         return []
     return [_row("layer (median)", layers.select(pl.col(_SHOWN).median()).row(0, named=True))]

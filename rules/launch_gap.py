@@ -49,6 +49,7 @@ import polars as pl
 from traceql.derived.fixes import closing
 from traceql.derived.gap_host import UNCOVERED
 from traceql.derived.gap_owners import owned_gap_parts
+from traceql.derived.gaps import gaps as every_gap
 from traceql.derived.step_costs import HOST_CAUSES, Median, median_steps
 from traceql.derived.steps import steps
 from traceql.finding import Finding, Severity
@@ -97,15 +98,14 @@ class LaunchGap(Rule):
         min_share_pct: float = option(5.0, "share of the step period the counted gaps must exceed")
 
     def check(self, trace: Trace, options: Options) -> Iterator[Finding]:
-        parts = owned_gap_parts(trace).filter(
-            (pl.col("gap_ns") >= options.min_gap_us * 1000) & pl.col("cause").is_in(HOST_CAUSES)
-        )
-        per_step = parts.group_by("step_id").agg(value=pl.col("dur_ns").sum())
+        enough = (pl.col("gap_ns") >= options.min_gap_us * 1000) & pl.col("cause").is_in(HOST_CAUSES)
+        parts = owned_gap_parts(trace).lazy().filter(enough)  # a trace has a million of them: only what is asked for
+        per_step = parts.group_by("step_id").agg(value=pl.col("dur_ns").sum()).collect()
         medians = median_steps(trace, per_step)
         late = [median for median in medians if median.share_pct > options.min_share_pct]
+        own = closing(trace, enough & (pl.col("owner") == "host late")) if late else Fix.union([])
         for median in late:
-            own = closing(trace, parts.filter(pl.col("owner") == "host late"))
-            yield self._finding(trace, median, parts.filter(pl.col("step_id") == median.step_id), own)
+            yield self._finding(trace, median, parts.filter(pl.col("step_id") == median.step_id).collect(), own)
         if not late and medians and all(_starts_up(trace, m, options.min_share_pct) for m in medians):
             raise NotApplicableError(
                 "the only steps to judge begin with start-up, which is in no gap; record more steps"
@@ -124,6 +124,7 @@ class LaunchGap(Rule):
         )
         gaps = parts.unique("gap_id").sort(pl.col("gap_ns") * -1, "gap_id")
         worst = gaps.head(3)
+        around = every_gap(trace).select("before", "after")[worst["gap_id"]]
         top = causes.row(0, named=True)
         culprit = blames.filter(pl.col("cause") == top["cause"]).row(0, named=True)
         us = median.value / 1000
@@ -156,7 +157,7 @@ class LaunchGap(Rule):
                         "before": r["before"],
                         "after": r["after"],
                     }
-                    for r in worst.rows(named=True)
+                    for r in pl.concat([worst, around], how="horizontal").rows(named=True)
                 ],
             },
             advice=_advice(trace, median, causes["cause"].head(2).to_list()),

@@ -19,7 +19,8 @@ to 51 % (14.0 µs, where batch 64 takes 11.8): cuBLAS splits it over K there and
 4 % of the step; 1 % is left as the least worth a warning.
 
 The saving is modelled: the time above what `min-roof-pct` of the roof would take, not above the roof, which no kernel
-reaches. Where the host is slower than the GPU no time would be saved and none is given.
+reaches. Where the host or another rank is slower than the GPU the step would not get shorter: nothing is saved, and the
+finding is informational.
 
 ## Known problems
 Launch and drain cost any kernel 2-3 µs: products whose roof is under 5 µs, as in tensor-parallel decode, cannot reach
@@ -60,6 +61,7 @@ class SlowGemm(Rule):
     name = "slow-gemm"
     summary = "Matrix products stay far below the roof of their own shape."
     severity = Severity.WARNING
+    severity_if_worthless = Severity.INFO
     needs = ("gpu_rows", "launch_links", "shapes", "steps")
 
     @dataclass(frozen=True)

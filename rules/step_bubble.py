@@ -88,7 +88,7 @@ class StepBubble(Rule):
             step_id=median.step_id,
             start_ns=around["start_ns"].min(),  # type: ignore[arg-type]
             end_ns=around["end_ns"].max(),  # type: ignore[arg-type]
-            fix=closing(trace, owned_gap_parts(trace).filter(pl.col("owner") == "between steps")),
+            fix=closing(trace, pl.col("owner") == "between steps"),
             certainty="modelled",
             evidence={
                 "bubble_us_per_step": median.value / 1000,

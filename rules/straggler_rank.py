@@ -10,7 +10,8 @@ each of the others it looks like communication: 86 % "communication" on one capt
 ## How it is measured
 Collectives of the ranks are matched by their order within the process group. The clocks are those of the files; ends of
 matched collectives, which all ranks see at the same time, check them and correct them where the files disagree. The error
-that remains (median distance between first and last end) is in the evidence.
+that remains (median distance between first and last end) is in the evidence. Processes of one Nsight Systems file share its
+clock and are matched by what runs at the same time.
 
 A rank is late by the time from the middle rank's arrival to its own (of two ranks: from the first's). After a
 collective the ranks are together again, so lateness at each adds up over the step. A straggler is late by more than
@@ -20,7 +21,9 @@ compared. Where most ranks are late in turn, no single rank is the cause and one
 
 What the rank did instead is what it spent more, per step, than the median of the others.
 
-The estimate is the lateness of the one straggler, all else unchanged; none where ranks are late in turn.
+The estimate is the lateness of the one straggler, the most that can be saved; none where ranks are late in turn. A profiler slows
+the hosts and not the GPUs: what the straggler lost but to longer kernels counts as much less as its step without a profiler
+is shorter beside its kernels, where the run's manifest has that step; `profiled_savings` is the lateness as recorded.
 
 `min-share-pct` is 10 and `min-late-us` is 100: two ranks that replay graphs waited 42-84 µs for each other in a step of
 5.8 ms, 1 % of it, which is the jitter of their hosts.
@@ -94,6 +97,7 @@ class StragglerRank(RunRule):
         member = row["member"]
         spent = instead(job, member, steps)
         own = steps.filter((pl.col("member") == member) & (pl.col("step_id") == row["typical_step_id"]))
+        saved_ns = _unprofiled(job.ranks[member], steps.filter(pl.col("member") == member), kind, row["late_ns"], spent)
         others = len(job.ranks) - 1
         waiting = f"the other {others} ranks wait" if others > 1 else f"rank {job.ranks[1 - member].rank} waits"
         return self.finding(
@@ -104,10 +108,12 @@ class StragglerRank(RunRule):
             trace=job.ranks[member].index,
             step_id=row["typical_step_id"],
             start_ns=_start_ns(job.ranks[member], row["typical_step_id"]),
-            savings_us_per_step=row["late_ns"] / 1000,
+            savings_us_per_step=saved_ns / 1000,
+            savings_basis="bound",
             certainty="modelled",
             evidence={
                 "late_us_per_step": row["late_ns"] / 1000,
+                **({} if saved_ns == row["late_ns"] else {"profiled_savings_us_per_step": row["late_ns"] / 1000}),
                 "share_of_step_pct": row["share"],
                 "last_at_collectives": row["last"],
                 "collectives": own["collectives"][0] * row["steps"],
@@ -151,6 +157,17 @@ class StragglerRank(RunRule):
                 *_advice(spent)[:1],
             ],
         )
+
+
+def _unprofiled(rank: RankDigest, own: pl.DataFrame, kind: str | None, late_ns: float, spent: pl.DataFrame) -> float:
+    """The lateness in a step without a profiler: that of the host as much shorter as the step beside its kernels."""
+    unprofiled = rank.unprofiled_step_ns
+    period, computing = own.select(pl.col("period_ns").median(), pl.col("compute_ns").fill_null(0).median()).row(0)
+    if unprofiled is None or kind not in (None, "decode") or period <= max(computing, unprofiled):
+        return late_ns
+    longer_kernels = float(spent.filter(pl.col("what") == "computing")["extra_ns"].sum())
+    of_device = min(max(longer_kernels, 0.0), late_ns)
+    return float(of_device + (late_ns - of_device) * max(0, unprofiled - computing) / (period - computing))
 
 
 def _start_ns(rank: RankDigest, step_id: int) -> int:

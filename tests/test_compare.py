@@ -12,6 +12,7 @@ from typing import Any
 
 import jsonschema
 import plain_count
+import polars as pl
 import pytest
 import traces
 from commands import traceql
@@ -68,6 +69,9 @@ def test_eager_against_graph_is_explained_to_the_nanosecond() -> None:
     assert found.delta_ns < -24_000_000
     host = next(c for c in found.roles if (c.what, c.role) == ("idle", "host"))
     assert 85 < (found.share_pct(host) or 0) < 92
+    gaps = eager.table("gaps").filter(pl.col("step_id") == found.base.step_id)
+    held_up = eager.table("gap_parts").filter(pl.col("cause") == "host").join(gaps, on="gap_id", how="semi")
+    assert abs(host.base_count - held_up["gap_id"].n_unique()) <= 1, "gaps, not the stretches they are cut into"
     parts = {c.name: c for c in found.parts if c.what == "gpu"}
     merged = parts["PersistentVariableLengthMergeStatesKernel"]
     assert (merged.status, merged.head_count) == ("appeared", 32)

@@ -154,9 +154,9 @@ def test_counts_agree(trace: Trace) -> None:
 @given(built_traces())
 def test_host_pieces_do_not_overlap_and_name_an_open_activity(trace: Trace) -> None:
     timeline = host_timeline(trace)
-    spans = {i: (s, e) for i, s, e in timeline.activities.select("activity_id", "start_ns", "end_ns").rows()}
+    spans = timeline.activities.select("start_ns", "end_ns").rows()
     for (_,), pieces in timeline.pieces.group_by("thread"):
-        rows = pieces.sort("start_ns").select("start_ns", "end_ns", "activity_id").rows()
+        rows = pieces.sort("start_ns").select("start_ns", "end_ns", "activity").rows()
         for start, end, activity in rows:
             if activity >= 0:
                 assert spans[activity][0] <= start < end <= spans[activity][1]

@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import sqlite3
+import struct
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from fuzz import seeds
 import traceql as tq
 from traceql.errors import TraceqlError, UnreadableTraceError
 from traceql.kernel_names import short_name
-from traceql.loaders import files
+from traceql.loaders import files, registry
 from traceql.opening import open_all
 
 MEMORY_KIB = 1_500_000
@@ -273,3 +274,29 @@ def test_a_folder_of_very_many_files(tmp_path: Path) -> None:
         (tmp_path / f"f{i}.txt").touch()
     written(tmp_path / "t.json", WHOLE)
     assert len(open_all([tmp_path]).traces) == 1
+
+
+@pytest.mark.parametrize(
+    "blocks", [b"\x00" * (2 << 20), struct.pack("<I", 3 << 20) + b"\xff" * (3 << 20)], ids=["zeros", "endless number"]
+)
+def test_a_report_of_blocks_without_end(blocks: bytes, tmp_path: Path) -> None:
+    """Block headers that say nothing, and one that is a single number of megabytes: each took minutes once."""
+    from traceql.loaders import ncu_report_file
+
+    path = tmp_path / "r.ncu-rep"
+    path.write_bytes(ncu_report_file.MAGIC + struct.pack("<I", 2) + b"\x08\x07" + blocks)
+    with path.open("rb") as file:
+        assert ncu_report_file._ends_early(file, path.stat().st_size) == (blocks[-1] == 0)
+    with pytest.raises(UnreadableTraceError, match="ncu-rep"):
+        registry.load(path)
+
+
+def test_a_manifest_does_not_lead_out_of_its_run(tmp_path: Path) -> None:
+    from traceql import run_manifest
+
+    run = tmp_path / "run"
+    run.mkdir()
+    (tmp_path / "secret.csv").write_text("x")
+    (run / "own.csv").write_text("x")
+    names = ["own.csv", "../secret.csv", str(tmp_path / "secret.csv"), "x" * 5000 + ".csv", "a\x00b.csv"]
+    assert [run_manifest._is_file_of(run, name) for name in names] == [True, False, False, False, False]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import socket
@@ -193,6 +194,30 @@ def test_a_silent_or_vanished_client_does_not_hold_up_the_next_one(capsys: pytes
     thread.join(5)
     server.close()
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_client_that_sends_a_byte_now_and_then_does_not_hold_up_the_next_one() -> None:
+    server = CutServer(b"content", port=0, patience_s=0.1)
+    thread = threading.Thread(target=server.serve_once, daemon=True)
+    thread.start()
+    with socket.create_connection(("127.0.0.1", server.port)) as slow:
+        stop = threading.Event()
+
+        def drip() -> None:
+            with contextlib.suppress(OSError):
+                while not stop.wait(0.03):
+                    slow.sendall(b"G")
+
+        dripping = threading.Thread(target=drip)
+        dripping.start()
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{server.port}{server.path}", timeout=20) as answer:
+                assert answer.read() == b"content"
+        finally:
+            stop.set()
+            dripping.join()
+    thread.join(5)
+    server.close()
 
 
 def test_a_taken_port_is_said() -> None:

@@ -119,6 +119,7 @@ def without(trace: tq.Trace, lost: set[int]) -> tuple[tq.Trace, dict[int, int]]:
     calls = trace.loaded["kernels"].filter(pl.col("name").str.contains("nccl")).sort("start_ns")
     gone = [row for place, row in enumerate(calls.select("kernel_id", "start_ns").rows()) if place in lost]
     kernels = trace.loaded["kernels"].filter(~pl.col("kernel_id").is_in([kernel for kernel, _ in gone]))
+    kernels = kernels.with_columns(kernel_id=pl.int_range(pl.len(), dtype=pl.Int64))  # ids are places in the table
     stated = trace.loaded["collective_calls"].filter(~pl.col("start_ns").is_in([start for _, start in gone]))
     left = {place: dur for place, dur in enumerate(calls["dur_ns"]) if place not in lost}
     return replace(trace, loaded={**trace.loaded, "kernels": kernels, "collective_calls": stated}, _memo={}), left

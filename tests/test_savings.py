@@ -45,6 +45,46 @@ def test_savings_of_a_report_belong_together(path: object) -> None:
     assert priced_findings == {f.fingerprint for f in found.values() if f.evidence.get("savings_basis") == RETIMED}
 
 
+@pytest.mark.parametrize("path", traces.REAL_TRACES, ids=lambda p: p.name[:60])
+def test_what_two_findings_save_twice_explains_the_sum(path: object) -> None:
+    report = tq.analyze(traces.opened(path))  # type: ignore[arg-type]
+    saving = {f.fingerprint: f.estimated_savings_us_per_step or 0.0 for f in report.found}
+    for together in report.recoverable:
+        common = {shared.findings: shared.us_per_step for shared in together.shared}
+        for (more, less), us in common.items():
+            assert 0 < us <= saving[less] * 1.0001 + 0.001 <= saving[more] * 1.0001 + 0.002
+        if len(together.findings) == 2 and common:
+            apart = sum(saving[fingerprint] for fingerprint in together.findings)
+            assert apart - sum(common.values()) == pytest.approx(together.estimated_savings_us_per_step, abs=0.01)
+
+
+def test_findings_say_whose_time_they_save_too() -> None:
+    report = tq.analyze(traces.sample(EAGER))
+    by_code = {f.code: f for f in report.found}
+    captured, gap = by_code["TQL202"], by_code["TQL101"]
+    ((fingerprint, us), *_) = report.overlaps(gap) or []
+    assert fingerprint == captured.fingerprint
+    assert us > 0.99 * (gap.estimated_savings_us_per_step or 0)
+    assert report.overlaps(by_code["TQL102"]) is None, "no saving modelled"
+    text = report.render("text")
+    assert "what finding 1 (uncaptured-decode) saves too: count it once." in text
+    (entry,) = [f for f in json.loads(report.render("json"))["findings"] if f["code"] == "TQL101"]
+    assert entry["overlaps_with"][0] == {"code": "TQL202", "fingerprint": fingerprint, "us_per_step": us}
+
+
+def test_a_slow_product_that_nobody_waits_for_is_no_warning() -> None:
+    ranks = [
+        traces.extra(f"torch/sglang-h200-llama8b-tp2-decode-eager-nccl-rank{rank}.trace.json.gz") for rank in (0, 1)
+    ]
+    slow = [f for rank in ranks for f in tq.analyze(rank).found if f.code == "TQL402"]
+    assert slow
+    assert {(f.severity, f.estimated_savings_us_per_step) for f in slow} == {(Severity.INFO, 0.0)}
+    asked = tq.analyze(ranks[1], selection=Selection(severities={"TQL402": Severity.ERROR}))
+    assert {f.severity for f in asked.found if f.code == "TQL402"} == {Severity.ERROR}, (
+        "the configuration has the last word"
+    )
+
+
 def test_recoverable_is_one_figure_in_every_form() -> None:
     report = tq.analyze(traces.sample(EAGER))
     (together,) = report.recoverable

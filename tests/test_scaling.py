@@ -6,6 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 import traceql as tq
@@ -13,7 +14,7 @@ from traceql import registry
 from traceql.engine import Selection
 from traceql.opening import TraceSet
 from traceql.ranks.run_facts import RunFacts
-from traceql.ranks.scaling import kind_of, scaling
+from traceql.ranks.scaling import PARTS, kind_of, lost, scaling
 from traceql.testing import TraceBuilder
 
 
@@ -68,8 +69,30 @@ def test_unprofiled_steps_win(tmp_path: Path) -> None:
 
 
 def test_profiled_and_unprofiled_are_not_compared(tmp_path: Path) -> None:
-    table = scaling([*run(tmp_path / "tp1", 1, 400, unprofiled_ms=0.3), *run(tmp_path / "tp2", 2, 220)])
-    assert table["efficiency_pct"].null_count() == 2
+    one, two = run(tmp_path / "tp1", 1, 400, unprofiled_ms=0.3), run(tmp_path / "tp2", 2, 220)
+    table = scaling([*one, *two])
+    assert table["profiled"].to_list() == [True, True]
+    assert table["step_ms"].to_list() == [0.4, 0.22]
+    assert table["efficiency_pct"][1] == pytest.approx(100 * 400 / 220 / 2)
+    most = scaling([*one, *two, *run(tmp_path / "tp4", 4, 160, unprofiled_ms=0.1)])
+    assert most["profiled"].to_list() == [False, False, False]
+    assert most["step_ms"].to_list() == [0.3, None, 0.1]
+    assert most["efficiency_pct"].to_list() == [100, None, pytest.approx(75)]
+
+
+def test_what_a_step_consists_of_and_where_it_loses_against_an_even_share(tmp_path: Path) -> None:
+    table = scaling([*run(tmp_path / "tp1", 1, 400), *run(tmp_path / "tp2", 2, 220)])
+    # on one GPU a kernel of 397 us; on two 207 us and an all-reduce of 10 us; 3 us before the kernel in both
+    assert table["compute_ms"].to_list() == pytest.approx([0.397, 0.207])
+    assert table["communication_ms"].to_list() == pytest.approx([0, 0.01])
+    assert table["rest_ms"].to_list() == pytest.approx([0.003, 0.003])
+    assert table.select(pl.sum_horizontal(PARTS)).to_series().to_list() == pytest.approx([0.4, 0.22])
+    parts = lost(table, 2, "decode", 8, "eager")
+    assert list(parts) == ["communication_ms", "compute_ms", "rest_ms", "waiting_ms"]
+    assert parts == pytest.approx({"communication_ms": 0.01, "compute_ms": 0.0085, "rest_ms": 0.0015, "waiting_ms": 0})
+    assert sum(parts.values()) == pytest.approx(0.22 - 0.4 / 2)
+    assert lost(table, 1, "decode", 8, "eager") == {}
+    assert lost(table, 2, "prefill", 8, "eager") == {}
 
 
 def test_a_group_on_nvlink_that_scales_badly_is_reported(tmp_path: Path) -> None:

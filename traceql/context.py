@@ -18,7 +18,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     gpu: str | None
     """Product name of the GPUs that did work, several separated by commas."""
     devices: int
-    """GPUs that did work in this trace."""
+    """GPUs that did work in this trace's file."""
     world_size: int | None
     """Ranks of the distributed job."""
     step_kind: str | None
@@ -76,8 +76,9 @@ def _shown(value: object, words: tuple[str, str]) -> str:
 def context(trace: Trace) -> Context:
     """The context of one trace."""
     has = trace.capabilities
-    used = trace.table("gpu_ops")["device"].drop_nulls().unique()
-    devices = trace.loaded["devices"]
+    parts = (trace,) if trace.part is None else trace.part.siblings
+    used = pl.concat([part.table("gpu_ops")["device"] for part in parts]).drop_nulls().unique()
+    devices = pl.concat([part.loaded["devices"] for part in parts])
     own = devices.filter(pl.col("device").is_in(used.implode())) if len(used) else devices
     names = sorted(set(own["name"].drop_nulls()))
     kind, batch_size = _main_steps(trace)

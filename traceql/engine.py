@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from traceql import registry
 from traceql.finding import Finding, Severity
+from traceql.fix import RETIMED
 from traceql.requirements import missing
 from traceql.rule import NotApplicableError, Rule, RunRule
 from traceql.trace import Trace
@@ -65,9 +66,22 @@ def _alone(rule: type[Rule], trace: Trace, selection: Selection, index: int) -> 
         rule,
         selection,
         missing(trace, rule.needs),
-        lambda options: (priced(finding, trace) for finding in rule().check(trace, options)),
+        lambda options: (_weighed(rule, priced(finding, trace)) for finding in rule().check(trace, options)),
         lambda finding: _placed(finding, index, trace),
     )
+
+
+_NOTHING_US = 1.0
+"""A modelled saving under this is none: re-timing is exact to the ns, the recording it starts from is not."""
+
+
+def _weighed(rule: type[Rule], finding: Finding) -> Finding:
+    """The finding less severe where the rule says so of a fix that would not make the step shorter."""
+    saved = finding.estimated_savings_us_per_step
+    if rule.severity_if_worthless is None or finding.evidence.get("savings_basis") != RETIMED or saved is None:
+        return finding
+    severity = min(finding.severity, rule.severity_if_worthless) if saved < _NOTHING_US else finding.severity
+    return dataclasses.replace(finding, severity=severity)
 
 
 def run_together(digests: Sequence[RankDigest], selection: Selection | None = None) -> list[Outcome]:

@@ -79,4 +79,4 @@ class Finding:
 def fingerprint(*parts: str | int | None) -> str:
     """16 hex digits that name a problem: give it codes, names and shapes, never times, counts or ids."""
     text = "\x1f".join("" if part is None else str(part) for part in parts)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -20,14 +20,18 @@ def of(trace: Trace) -> dict[str, Any]:
     return {"gpus": gpus(trace), "launches": launch_counts(trace), "steps": steps(trace)}
 
 
-def merged(parts: Sequence[tuple[int | None, dict[str, Any]]]) -> dict[str, Any]:
-    """The metrics of several traces, given as (rank, metrics): ``gpus`` keys are ``rank/device``, launches are added."""
+def merged(parts: Sequence[tuple[int | None, dict[str, Any]]], *, one_file: bool = False) -> dict[str, Any]:
+    """The metrics of several traces, given as (rank, metrics): ``gpus`` keys are ``rank/device``, launches are added.
+
+    The ranks of ``one_file`` have devices of their own: those keep the numbers that the file gives them.
+    """
     if len(parts) == 1:
         return parts[0][1]
     whole: dict[str, Any] = {"gpus": {}, "launches": {}, "steps": []}
     for index, (rank, part) in enumerate(parts):
         label = index if rank is None else rank
-        whole["gpus"] |= {f"{label}/{device}": gpu for device, gpu in part["gpus"].items()}
+        apart = one_file and whole["gpus"].keys().isdisjoint(part["gpus"])
+        whole["gpus"] |= {device if apart else f"{label}/{device}": gpu for device, gpu in part["gpus"].items()}
         whole["launches"] = {k: whole["launches"].get(k, 0) + v for k, v in part["launches"].items()}
         whole["steps"] += [{"trace": index, "rank": rank, **step} for step in part["steps"]]
     return whole

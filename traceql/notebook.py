@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from traceql.report import evidence, headline, notes, step_sections, units
+from traceql.report.labels import trace_labels
 from traceql.report.model import Figure
 from traceql.report.names import file_labels, shown
 from traceql.report.templates import environment, source
 from traceql.report.view import build
+from traceql.twins import recording
 
 if TYPE_CHECKING:
     from traceql.finding import Finding
@@ -41,7 +43,7 @@ def trace_html(trace: Trace) -> str:
 
 def traces_html(traces: Sequence[Trace]) -> str:
     """Several traces: what the slowest says, and a row for each."""
-    labels = file_labels([trace.path for trace in traces])
+    labels = trace_labels(traces, [recording(trace) for trace in traces])
     ranks = step_sections.are_ranks(traces)
     slowest = headline.slowest(traces)
     return _rendered(

@@ -47,7 +47,8 @@ def open_all(paths: list[Path], *, strict: bool = False, cache: bool = False) ->
     """Open every path; unless ``strict``, files that cannot be read are reported and the rest still open."""
     traces: list[Trace] = []
     unreadable: list[str] = []
-    for path in _on_this_machine(paths, unreadable, strict=strict):
+    local = _on_this_machine(paths, unreadable, strict=strict)
+    for path in (run for named in local for run in run_folders(named)):
         inside = path.is_dir()
         try:
             members = trace_files(path)
@@ -68,8 +69,9 @@ def open_all(paths: list[Path], *, strict: bool = False, cache: bool = False) ->
             raise UnreadableTraceError(unreadable[-1])
         manifest = run_manifest.read(path) if inside else None
         traces += found if manifest is None else run_manifest.noted(found, manifest)
-    traces.sort(key=lambda t: (t.rank is not None, t.rank or 0, str(t.path)))
-    return Opened(tuple(traces), tuple(unreadable))
+    from traceql.ranks.processes import in_order
+
+    return Opened(in_order(traces), tuple(unreadable))
 
 
 def _on_this_machine(paths: list[Path], unreadable: list[str], *, strict: bool) -> list[Path]:
@@ -99,6 +101,15 @@ def _open_file(path: Path, *, cache: bool) -> Trace:
         trace = Trace.from_loaded(registry.load(path))
         kept.store(trace)
     return trace
+
+
+def run_folders(path: Path) -> list[Path]:
+    """The run directories in a folder of runs (a sweep's); of anything else the path itself."""
+    if not path.is_dir() or registry.is_nsys_directory(path) or run_manifest.read(path) is not None:
+        return [path]
+    runs = sorted(p for p in path.iterdir() if p.is_dir() and not p.is_symlink() and run_manifest.read(p) is not None)
+    loose = [p for p in path.iterdir() if p.is_file() and registry.is_trace_name(p)]
+    return runs if runs and not loose else [path]
 
 
 def trace_files(path: Path) -> list[Path]:
@@ -141,7 +152,10 @@ class TraceSet:
     traces: tuple[Trace, ...]
 
     def table(self, name: str) -> pl.DataFrame:
-        """The table of every trace, concatenated in order of rank."""
+        """The table of every trace, concatenated in order of rank.
+
+        ``collective_matches`` are those of all ranks, a file's that holds several included: ids count within a rank.
+        """
         if name == "collective_matches":
             return pl.concat([schema.TABLES[name].conform(found.rows) for _, found in self.matched])
         return pl.concat([trace.table(name) for trace in self.traces])
@@ -152,8 +166,9 @@ class TraceSet:
         from traceql.ranks.digest import digests
         from traceql.ranks.jobs import Job, jobs
         from traceql.ranks.matching import matches
+        from traceql.ranks.processes import apart
 
-        made = [digest for index, trace in enumerate(self.traces) for digest in digests(trace, index)]
+        made = [digest for index, trace in enumerate(apart(self.traces)) for digest in digests(trace, index)]
         found = jobs(made) or [Job(tuple(made))]
         return tuple((job, matches(job)) for job in found)
 

@@ -50,14 +50,13 @@ class BudgetCheck:
         return checked[0].value if len(checked) == 1 else None
 
     def _traces(self, trace: Any) -> tuple[Trace, ...]:
-        """The traces meant; files are opened once a session."""
+        """The traces meant, the ranks of one file apart; files are opened once a session."""
         from traceql.opening import TraceSet, open_trace
+        from traceql.ranks.processes import apart
         from traceql.trace import Trace
 
-        if isinstance(trace, Trace):
-            return (trace,)
-        if isinstance(trace, TraceSet):
-            return trace.traces
+        if isinstance(trace, (Trace, TraceSet)):
+            return apart(trace.traces if isinstance(trace, TraceSet) else (trace,))
         key = str(trace)
         if key not in self._opened:
             self._opened[key] = self._traces(open_trace(trace))

@@ -68,7 +68,13 @@ def fetched(url: str, folder: Path | None = None) -> Path:
 def local_paths(path: Path) -> list[Path]:
     """``path`` itself, or copies of the trace files that it stands for when it is a URL."""
     url = url_of(path)
-    return [path] if url is None else [fetched(each) for each in trace_urls(url)]
+    if url is not None:
+        return [fetched(each) for each in trace_urls(url)]
+    try:
+        path.exists()
+    except OSError as error:  # a name no file can have
+        raise UnreadableTraceError(f"{str(path)[:80]}…: {error.strerror}; check the path") from error
+    return [path]
 
 
 def cache_folder() -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +16,10 @@ from traceql.engine import Outcome, Selection
 from traceql.errors import UsageError
 from traceql.finding import Finding
 from traceql.opening import PathArgument, TraceSet, open_trace
+from traceql.ranks.processes import apart
 from traceql.suppressions import Suppressed
 from traceql.trace import Trace
+from traceql.twins import Entry, Recording, entries, recording
 
 if TYPE_CHECKING:
     from traceql.savings import Recoverable
@@ -52,6 +54,30 @@ class Results(ABC):
         )
 
     @property
+    @abstractmethod
+    def recordings(self) -> Sequence[Recording | None]:
+        """What a run directory says of each trace."""
+
+    @cached_property
+    def entries(self) -> list[Entry]:
+        """The findings as text and HTML tell and number them: one problem that two profilers saw is told once."""
+        return entries(self.found, self.recordings)
+
+    def overlaps(self, finding: Finding) -> list[tuple[str, float]] | None:
+        """(fingerprint, µs per step) of findings of the same trace that save some of the same time; None where the saving
+        was not modelled by re-timing."""
+        of_trace = [each for each in self.recoverable if each.trace == finding.trace]
+        if not any(finding.fingerprint in each.findings for each in of_trace):
+            return None
+        return [
+            (other, shared.us_per_step)
+            for each in of_trace
+            for shared in each.shared
+            for own, other in (shared.findings, shared.findings[::-1])
+            if own == finding.fingerprint
+        ]
+
+    @property
     def findings(self) -> pl.DataFrame:
         """Findings as a frame: code, rule, severity, message, trace, step_id, start_ns, savings, subject, fingerprint."""
         rows = [
@@ -79,7 +105,7 @@ class Report(Results):
     """The result of ``analyze``; renders itself in a notebook.
 
     Attributes:
-        traces: the traces, in order of rank.
+        traces: the traces, in order of rank; those of one file have the same path.
         outcomes: for each trace, one outcome a rule; those of rules over all traces stand with the first.
         unreadable: one line for each file that could not be read.
         suppressed: findings that the configuration says not to report, in no outcome.
@@ -96,8 +122,13 @@ class Report(Results):
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """The JSON contract's metrics; with several traces ``gpus`` keys are ``rank/device``."""
-        return metrics.merged([(trace.rank, metrics.of(trace)) for trace in self.traces])
+        """The JSON contract's metrics; with traces of several files ``gpus`` keys are ``rank/device``."""
+        parts = [(trace.rank, metrics.of(trace)) for trace in self.traces]
+        return metrics.merged(parts, one_file=len({trace.path for trace in self.traces}) == 1)
+
+    @cached_property
+    def recordings(self) -> tuple[Recording | None, ...]:
+        return tuple(recording(trace) for trace in self.traces)
 
     @cached_property
     def recoverable(self) -> tuple[Recoverable, ...]:
@@ -132,7 +163,10 @@ class Report(Results):
         return target
 
     def __repr__(self) -> str:
-        return f"<Report of {', '.join(t.path.name for t in self.traces)}: {len(self.found)} findings>"
+        from traceql.report.names import file_labels
+
+        labels = file_labels([trace.path for trace in self.traces])
+        return f"<Report of {', '.join(labels)}: {len(self.found)} findings>"
 
     def _repr_html_(self) -> str:
         from traceql.notebook import report_html
@@ -154,12 +188,13 @@ def analyze(
     unreadable: tuple[str, ...] = (),
     command: tuple[str, ...] = (),
 ) -> Report:
-    """Run the rules over a trace, a set of traces, or what a path stands for.
+    """Run the rules over a trace, a set of traces, or what a path stands for; a file that holds several ranks is analysed
+    as these.
 
     ``unreadable`` and ``command`` are shown with the result: files that were no traces, arguments that repeat it.
     """
     opened = trace if isinstance(trace, (Trace, TraceSet)) else open_trace(trace)
-    traces = opened.traces if isinstance(opened, TraceSet) else (opened,)
+    traces = apart(opened.traces if isinstance(opened, TraceSet) else (opened,))
     outcomes = engine.run_all(traces, selection)
     chosen = selection or Selection()
     kept, suppressed = suppressions.applied(outcomes, chosen)

@@ -56,6 +56,8 @@ class Rule(ABC):
         name: unique, kebab-case; accepted wherever a code is.
         summary: one line, what a finding means.
         severity: default severity of its findings.
+        severity_if_worthless: most severe that a finding is by default whose fix leaves the re-timed step as long as it is;
+            None where that makes no difference.
         needs: what a trace must have recorded, in the order to report.
         scope: ``trace`` (checked trace by trace) or ``run`` (a RunRule: all traces of a report at once).
         Options: frozen dataclass of ``option`` fields.
@@ -65,6 +67,7 @@ class Rule(ABC):
     name: ClassVar[str]
     summary: ClassVar[str]
     severity: ClassVar[Severity]
+    severity_if_worthless: ClassVar[Severity | None] = None
     needs: ClassVar[tuple[Need, ...]] = ()
     scope: ClassVar[Literal["trace", "run"]] = "trace"
     Options: ClassVar[type[Any]] = NoOptions
@@ -157,7 +160,9 @@ class Rule(ABC):
         if fields:
             lines += ["", "## Options", "", "| option | default | meaning |", "|---|---|---|"]
             lines += [f"| `{f.name.replace('_', '-')}` | {f.default:g} | {f.metadata['help']} |" for f in fields]
-        lines += ["", f"Default severity: {cls.severity.label}."]
+        worthless = cls.severity_if_worthless
+        otherwise = f"; {worthless.label} where fixing it would save nothing" if worthless is not None else ""
+        lines += ["", f"Default severity: {cls.severity.label}{otherwise}."]
         return "\n".join(lines) + "\n"
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated
 
 import msgspec
@@ -18,6 +19,9 @@ UNPROFILED = "unprofiled_step_ms"
 
 MODE = "run.mode"
 """Metadata key of the mode the run was recorded in: eager, graph or piecewise."""
+
+FILE = "run.file"
+"""Metadata key of a trace's path below its run directory."""
 
 SEQUENCE = "sequence_tokens"
 """Metadata key of the tokens that every sequence has in a trace's first decode step, where the run decodes one batch."""
@@ -52,6 +56,7 @@ class _Peaks(msgspec.Struct):
 
 
 class _Manifest(msgspec.Struct):
+    kind: str = "run"
     stages: list[_Stage] = msgspec.field(default_factory=list)
     measured_peaks: msgspec.Raw = msgspec.Raw(b"null")
 
@@ -75,18 +80,24 @@ class RunManifest:
         return self.modes.get(self.name(trace.path) or "")
 
     def name(self, path: Path) -> str | None:
-        """A file's path relative to the run; None for one outside."""
+        """A file's path relative to the run, of an export beside its ``.nsys-rep`` that one's; None for one outside."""
         try:
-            return path.resolve().relative_to(self.folder.resolve()).as_posix()
+            relative = path.resolve().relative_to(self.folder.resolve())
         except ValueError:
             return None
+        report = relative.with_suffix(".nsys-rep").as_posix()
+        exported = relative.suffix == ".sqlite" and relative.as_posix() not in self.modes and report in self.modes
+        return report if exported else relative.as_posix()
 
 
 def read(folder: Path) -> RunManifest | None:
-    """The manifest of a run directory; None where there is none or it cannot be read: the traces still open."""
+    """The manifest of a run directory; None where there is none (a sweep's folder holds runs) or it cannot be read: the
+    traces still open."""
     try:
         manifest = msgspec.json.decode((folder / "manifest.json").read_bytes(), type=_Manifest)
     except (OSError, msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return None
+    if manifest.kind == "sweep":
         return None
     modes = {file.path: stage.mode for stage in manifest.stages if stage.mode for file in stage.files}
     latency = {
@@ -134,6 +145,14 @@ def _number_after(command: list[str], flag: str) -> int | None:
     return int(values[0]) if len(values) == 1 and values[0].isdecimal() and len(values[0]) < 10 else None
 
 
+def _is_file_of(folder: Path, name: str) -> bool:
+    """Whether a manifest's file is there and of its run; no name leads out of the folder."""
+    relative = PurePath(name)
+    if relative.is_absolute() or ".." in relative.parts:
+        return False
+    return os.path.isfile(folder / relative)  # noqa: PTH113 - Path.is_file raises for a name that is too long
+
+
 def _counters(folder: Path, stages: list[_Stage]) -> dict[str, tuple[str, ...]]:
     """Timeline → reports. A report's counters go to one timeline, so that nothing is found twice: of its own graph mode
     where there is one, with operators (torch) before without (nsys), the first by name (the first rank)."""
@@ -143,7 +162,7 @@ def _counters(folder: Path, stages: list[_Stage]) -> dict[str, tuple[str, ...]]:
         (stage, file.path)
         for stage in stages
         for file in stage.files
-        if (is_trace_name(Path(file.path)) or file.path.endswith(".csv")) and (folder / file.path).is_file()
+        if (is_trace_name(Path(file.path)) or file.path.endswith(".csv")) and _is_file_of(folder, file.path)
     ]
     timelines = [(stage, path) for stage, path in held if stage.profiler in ("torch", "nsys")]
     found: dict[str, tuple[str, ...]] = {}
@@ -183,6 +202,7 @@ def _facts(trace: Trace, manifest: RunManifest) -> dict[str, str]:
     mode = manifest.mode(trace)
     if mode is not None:
         found[MODE] = mode
+        found[FILE] = manifest.name(trace.path) or ""
     milliseconds = manifest.unprofiled_ms.get(mode or "")
     if milliseconds is not None:
         found[UNPROFILED] = f"{milliseconds:g}"

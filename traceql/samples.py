@@ -44,6 +44,11 @@ def path(name: str) -> Path:
 
 
 def print_list(console: Console) -> None:
-    """A line for each sample: name and what it shows."""
+    """Each sample's name, and below it what it shows."""
+    from rich.text import Text
+
+    from traceql.terminal import put
+
     for sample in samples().values():
-        console.print(f"[bold]{sample.name}[/]\n    {sample.shows}")
+        put(console, Text(sample.name, style="bold"))
+        put(console, Text(sample.shows), 4)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import polars as pl
@@ -26,6 +27,19 @@ from traceql.trace import Trace
 
 
 @dataclass(frozen=True)
+class Shared:
+    """Time that fixing either of two findings saves: savings to be added up hold it twice.
+
+    Attributes:
+        findings: fingerprints of the two, the one that saves more first.
+        us_per_step: how much more the two save apart than together, in the terms of their estimated savings.
+    """
+
+    findings: tuple[str, str]
+    us_per_step: float
+
+
+@dataclass(frozen=True)
 class Recoverable:
     """What a step would save with all findings fixed that were timed again on it.
 
@@ -37,6 +51,7 @@ class Recoverable:
         estimated_savings_us_per_step: what it saves; of an unprofiled step where that one's length is known.
         profiled_savings_us_per_step: what the recorded step saves; None where that is the same.
         findings: fingerprints of the findings.
+        shared: what two of them both save, where that is a good part of either; of the findings that save most.
     """
 
     trace: int
@@ -48,6 +63,14 @@ class Recoverable:
     estimated_savings_us_per_step: float
     profiled_savings_us_per_step: float | None
     findings: tuple[str, ...]
+    shared: tuple[Shared, ...] = ()
+
+
+_COMPARED = 12
+"""Findings of one step that are held against each other, the ones that save most: it takes a re-timing a pair."""
+_WORTH_TELLING = 0.1
+"""Share of the smaller saving that two findings must have in common."""
+_SHARE = "share_of_steps_pct"
 
 
 def priced(finding: Finding, trace: Trace) -> Finding:
@@ -68,7 +91,7 @@ def priced(finding: Finding, trace: Trace) -> Finding:
     if model.step_id not in {alike.step_id for alike in kinds_of_step(trace)}:
         share = _share_of_steps(trace, finding.fix, model.step_id)
         us, profiled_us = share * us, None if profiled_us is None else share * profiled_us
-        told["share_of_steps_pct"] = 100 * share
+        told[_SHARE] = 100 * share
     if profiled_us is not None:
         told["profiled_savings_us_per_step"] = profiled_us
     if model.step_id != finding.step_id:
@@ -102,8 +125,28 @@ def _together(trace: Trace, step_id: int, findings: list[Finding], index: int) -
     row = steps(trace).row(by_predicate=pl.col("step_id") == step_id, named=True)
     return Recoverable(
         index, step_id, row["kind"], row["batch_size"], model.measured_ns, model.busy_ns, us, profiled_us,
-        tuple(sorted({f.fingerprint for f in findings})),
+        tuple(sorted({f.fingerprint for f in findings})), _shared(trace, model, findings),
     )  # fmt: skip
+
+
+def _shared(trace: Trace, model: StepModel, findings: list[Finding]) -> tuple[Shared, ...]:
+    """What the findings that save most on the step save twice when their savings are added."""
+    saving = {id(f): f.estimated_savings_us_per_step or 0.0 for f in findings}
+    most = sorted((f for f in findings if saving[id(f)] > 0), key=lambda f: (-saving[id(f)], f.code, f.fingerprint))
+    pairs = combinations(most[:_COMPARED], 2)
+    found = [
+        Shared((more.fingerprint, less.fingerprint), us)
+        for more, less in pairs
+        if (us := _common_us(trace, model, more, less)) >= _WORTH_TELLING * saving[id(less)]
+    ]
+    return tuple(found)
+
+
+def _common_us(trace: Trace, model: StepModel, one: Finding, other: Finding) -> float:
+    assert one.fix is not None and other.fix is not None
+    alone, also, both = (_saved_us(trace, model, fix)[0] for fix in (one.fix, other.fix, one.fix | other.fix))
+    share: float = min(finding.evidence.get(_SHARE, 100.0) for finding in (one, other)) / 100
+    return share * (alone + also - both)
 
 
 def _model_for(finding: Finding, trace: Trace) -> StepModel | str:

@@ -408,7 +408,7 @@ _TABLES = [
     ),
     Table(
         "collective_matches",
-        "collectives of several ranks matched with one another; empty for a single rank",
+        "collectives of several ranks matched with one another; empty for a file of one rank",
         _columns(
             [
                 ("match_id", I, "the collective, in order of time"),
@@ -673,7 +673,7 @@ _TABLES = [
                 _DEVICE,
                 ("gpu_start_ns", I, "first GPU work of the step there"),
                 ("gpu_dur_ns", I, "first start to last end, ns"),
-                ("gpu_busy_ns", I, "the device busy within that span, whoever's work it was, ns"),
+                ("gpu_busy_ns", I, "the device busy within that span, whoever's work it was, ns; null like the step's"),
                 ("gpu_idle_ns", I, "gaps of the device that belong to the step, ns"),
                 ("lead_in_ns", I, "idle from the step's start to its first work there where no gap covers it, ns"),
                 ("kernels", I, "kernels"),

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from traceql.errors import UsageError
-from traceql.loaders import files, ncu
+from traceql.loaders import files, ncu, nsys_ranks
 from traceql.writing import write_bytes
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _STRING_COLUMN = re.compile(r"(?:[nN]ame|[tT]ext|[sS]tring|module|symbol)(?:Id)?
 _SLASH = rb"\\?/"  # JSON may escape it
 _HOME = re.compile(
     rb"%(s)s(?:home|Users)%(s)s[^/\"\s\\:,;)]+|(?<![\w.])%(s)sroot(?=%(s)s)|[A-Za-z]:(?:\\\\|\\|/)+Users(?:\\\\|\\|/)+[^/\"\s\\:,;)]+"
-    % {b"s": _SLASH}
+    rb"|(?<=torchinductor_)[^/\"\s\\:,;)]+" % {b"s": _SLASH}
 )
 _PRIVATE_KEY = re.compile(
     rb"(\"[^\"]*?(?:host_?name|user_?name|environ\w*|command_?line|cmdline|argv|working_?dir\w*|cwd)\"\s*:\s*)\"(?:[^\"\\]|\\.)*\"",
@@ -54,12 +54,23 @@ def scrub(source: Path, target: Path) -> None:
     """Write a scrubbed copy; UsageError for a format that cannot be scrubbed, and when the copy cannot be written.
 
     A ``.nsys-rep`` is exported first, so that ``target`` is a SQLite file; a ``.ncu-rep`` is refused: export a CSV page.
+    Of a run directory the copy holds the traces, the manifest and what its logs are read for.
     """
     if target.exists() and target.samefile(source):
         raise UsageError(f"{target}: the copy must be another file")
+    if source.is_dir():
+        from traceql.scrub_run import scrub_run
+
+        try:
+            scrub_run(source, target, scrub, _plain)
+        except OSError as error:
+            raise UsageError(f"{target}: cannot be written ({error.strerror or error})") from error
+        return
     if not source.is_file():
         raise UsageError(f"{source}: no file")
     write = _writer(source)
+    if write is _scrub_report and target.suffix == ".nsys-rep":
+        raise UsageError(f"{target}: the copy of a report is the SQLite file nsys exports; give it the ending .sqlite")
     try:
         write(source, target)
     except OSError as error:
@@ -86,8 +97,12 @@ def _scrub_kineto(source: Path, target: Path) -> None:
     """The file's text without its own path, host and command lines, and home folders; nothing is re-encoded."""
     text = files.read(source).data
     text = re.sub(rb'("traceName"\s*:\s*")(?:[^"\\]|\\.)*"', rb'\1trace.json"', text)
-    text = _PRIVATE_KEY.sub(rb'\1""', text)
-    _write(target, _HOME.sub(b"~", text))
+    _write(target, _plain(text))
+
+
+def _plain(text: bytes) -> bytes:
+    """A text without values of private keys and home folders."""
+    return _HOME.sub(b"~", _PRIVATE_KEY.sub(rb'\1""', text))
 
 
 def _write(target: Path, text: bytes) -> None:
@@ -143,9 +158,13 @@ def _scrub_nsys(source: Path, target: Path) -> None:
                 "select type, name from sqlite_master where type in ('view', 'trigger')"
             ).fetchall():
                 database.execute(f"drop {kind} {_quoted(name)}")
+            workers = _workers(database)
             for table in database.table_names():
                 if not _KEPT_TABLES.match(table):
                     database[table].drop()
+            if workers:
+                connection.execute("create table PROCESSES (globalPid integer, name text)")
+                connection.executemany("insert into PROCESSES values (?, ?)", workers)
             for table in database.table_names():
                 if table.startswith("ENUM_") and database[table].count == 0:
                     database[table].drop()
@@ -155,6 +174,22 @@ def _scrub_nsys(source: Path, target: Path) -> None:
             connection.commit()
             database.vacuum()
         copy.replace(target)
+
+
+def _workers(database: sqlite_utils.Database) -> list[tuple[int, str]]:
+    """globalPid and what of their names tells the rank, of processes and threads whose names do."""
+    tables = {name: database[name].columns_dict for name in database.table_names()}
+    texts = "(select value from StringIds where id = nameId)"
+    found = set()
+    for table, process, name in (("PROCESSES", "globalPid", "name"), ("ThreadNames", "globalTid", texts)):
+        needed = {process, "nameId" if name == texts else name}
+        readable = name != texts or {"id", "value"} <= tables.get("StringIds", {}).keys()
+        if readable and needed <= tables.get(table, {}).keys():
+            rows = database.execute(f"select {process}, {name} from {table}").fetchall()
+            found |= {
+                (of, nsys_ranks.worker(text)) for of, text in rows if isinstance(of, int) and isinstance(text, str)
+            }
+    return sorted((of, text) for of, text in found if text)
 
 
 def _without_home(text: Any) -> Any:

@@ -49,10 +49,31 @@ class ServerLog:
 
 def logs_beside(trace: Path) -> list[ServerLog]:
     """Logs and metrics in the folder of a trace that say anything of a prefix cache, the fullest account first."""
-    folder = trace.parent
-    names = sorted(p for p in folder.iterdir() if _NAMES.search(p.name) and p.is_file()) if folder.is_dir() else []
-    found = [log for path in names if (log := _read(path)).cache is not None or log.disabled]
+    found = [log for path in logs_in(trace.parent) if (log := _read(path)).cache is not None or log.disabled]
     return sorted(found, key=lambda log: -((log.cache.prompt_tokens or 0) if log.cache else 0))
+
+
+def logs_in(folder: Path) -> list[Path]:
+    """Files of a folder that are logs or metrics by their names, in order."""
+    return sorted(p for p in folder.iterdir() if _NAMES.search(p.name) and p.is_file()) if folder.is_dir() else []
+
+
+def essence(path: Path) -> bytes:
+    """A log cut down to what is read from it, without the rest of each line; label sets become numbers."""
+    kept: list[bytes] = []
+    series: dict[bytes, int] = {}
+    for line in _lines(path):
+        if not _WORTH_A_LOOK.search(line):
+            continue
+        kept += [found[0] for off in (_SGLANG_OFF, _VLLM_OFF) if (found := off.search(line))]
+        if batch := _SGLANG_PREFILL.search(line):
+            kept.append(b"Prefill batch, #new-token: %s, #cached-token: %s" % batch.groups())
+        elif stated := _VLLM_RATE.search(line):
+            kept.append(stated[0])
+        elif counter := _COUNTERS.match(line):
+            number = series.setdefault(line[: counter.start(2)], len(series))
+            kept.append(b'%s{series="%d"} %s' % (counter[1], number, counter[2]))
+    return b"".join(line + b"\n" for line in kept)
 
 
 def _read(path: Path) -> ServerLog:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import secrets
+import socket
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Timer
 from typing import Any
 
 from traceql.errors import UsageError
@@ -14,6 +17,8 @@ PORT = 9001
 
 _PATIENCE_S = 10.0
 """A client that connects and says nothing is left after so long: requests are answered one at a time."""
+_REQUEST = 6
+"""Patiences that one request may take in all: one that sends a byte now and then holds up the next as well."""
 
 
 class _Server(HTTPServer):
@@ -69,6 +74,20 @@ class CutServer:
 
         class Handler(BaseHTTPRequestHandler):
             timeout = patience_s
+
+            def setup(self) -> None:
+                super().setup()
+                self._deadline = Timer(_REQUEST * patience_s, self._end)
+                self._deadline.daemon = True
+                self._deadline.start()
+
+            def finish(self) -> None:
+                self._deadline.cancel()
+                super().finish()
+
+            def _end(self) -> None:
+                with suppress(OSError):  # it ended by itself
+                    self.connection.shutdown(socket.SHUT_RDWR)
 
             def do_GET(self) -> None:
                 if not self._known():

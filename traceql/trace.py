@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import polars as pl
 
 from traceql import schema
 from traceql.compact import compact
+
+if TYPE_CHECKING:
+    from traceql.opening import TraceSet
 
 Source = Literal["torch_profiler", "nsys", "ncu"]
 _T = TypeVar("_T")
@@ -21,10 +24,11 @@ class Problem:
     """Something the file lost or could not say, found while loading.
 
     ``kind``: ``truncated`` (the file ends early), ``skipped`` (events that could not be read), ``dropped`` (the
-    profiler says it lost data), ``diagnostic`` (a message the profiler left), ``note`` (an oddity, nothing lost).
+    profiler says it lost data), ``unnamed`` (calls or kernels whose name is not in the file), ``diagnostic`` (a message
+    the profiler left), ``note`` (an oddity, nothing lost).
     """
 
-    kind: Literal["truncated", "skipped", "dropped", "diagnostic", "note"]
+    kind: Literal["truncated", "skipped", "dropped", "unnamed", "diagnostic", "note"]
     message: str
     count: int | None = None
     bytes: int | None = None
@@ -74,6 +78,17 @@ class Capabilities:
         return asdict(self)
 
 
+@dataclass
+class Part:
+    """What a trace is of a file that holds several ranks: see ``Trace.ranks``.
+
+    ``processes`` are those that work on its GPUs; ``siblings`` are all parts of the file, this one among them.
+    """
+
+    processes: tuple[int, ...]
+    siblings: tuple[Trace, ...] = field(default=(), repr=False)
+
+
 @dataclass(repr=False)
 class Trace:
     """One capture. Tables are LazyFrames by name (``trace.kernels``), derived frames are computed once and kept.
@@ -87,6 +102,7 @@ class Trace:
         problems: what the loader could not read, in the order met.
         eager: an eager run of the same model to name replayed kernels by; set by ``align``.
         hardware: a file of GPU peaks over the packaged ones; set by the configuration.
+        part: which part of its file it is, where that holds several ranks; None for a whole file.
     """
 
     source: Source
@@ -98,6 +114,7 @@ class Trace:
     problems: tuple[Problem, ...] = ()
     eager: Trace | None = field(default=None, repr=False)
     hardware: Path | None = None
+    part: Part | None = field(default=None, repr=False)
     _memo: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -134,6 +151,17 @@ class Trace:
 
         return run(self, query)
 
+    def ranks(self) -> TraceSet:
+        """The ranks in this file, one trace each, in order: processes that work on GPUs of their own.
+
+        Analysis takes them for ranks as it does those of several files. Of a file of one rank: the trace itself. Times count
+        from the file's first event in all of them, ids within each.
+        """
+        from traceql.opening import TraceSet
+        from traceql.ranks.processes import ranks
+
+        return TraceSet(ranks(self))
+
     @property
     def capabilities(self) -> Capabilities:
         from traceql.derived.capabilities import capabilities
@@ -155,8 +183,10 @@ class Trace:
         return (start_ns + (self.source_offset_ns if self.source == "nsys" else 0)) / 1e9
 
     def __repr__(self) -> str:
+        from traceql.report.names import shown
+
         rank = "" if self.rank is None else f", rank {self.rank}"
-        return f"<Trace {self.path.name}, {self.source}{rank}>"
+        return f"<Trace {shown(self.path.name)}, {self.source}{rank}>"
 
     def _repr_html_(self) -> str:
         from traceql.notebook import trace_html
@@ -170,8 +200,16 @@ def _placed(name: str, frame: pl.DataFrame, first_ns: int, rank: int | None) -> 
     if "start_ns" not in frame.columns:
         return frame.with_columns(columns)
     ordered = compact(frame).with_columns(pl.col("start_ns") - first_ns, *columns)
-    in_order = ordered["start_ns"].is_sorted()
-    ordered = ordered.rechunk() if in_order else ordered.sort("start_ns", maintain_order=True)
+    del frame
+    if ordered["start_ns"].is_sorted():
+        ordered = ordered.rechunk()
+    else:
+        order = ordered.select(pl.arg_sort_by("start_ns", maintain_order=True)).to_series()
+        columns = []
+        for column in ordered.columns:  # one after the other: a large table is not held twice
+            columns.append(ordered.select(column)[order])
+            ordered = ordered.drop(column)
+        ordered = pl.concat(columns, how="horizontal")
     ordered = ordered.with_columns(pl.col("start_ns").set_sorted())
     identity = schema.TABLES[name].columns[0].name
     if not identity.endswith("_id"):

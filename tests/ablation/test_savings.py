@@ -1,7 +1,7 @@
 """The saving reported for a planted loss is the time that it added to the step.
 
 The loss is planted in every step of a real trace; what it costs is the growth of the period of the step that was timed
-again, and what its finding saves beyond what the finding of the untouched trace did must be that, within a tenth.
+again, and what its finding saves beyond what the finding of the untouched trace did must be that, within a twentieth.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from traceql.fix import RETIMED
 
 EAGER, GRAPH, ALIGNED = "sglang-h200-bs64-decode-eager", "sglang-h200-bs64-decode-graph", "aligned"
 NSYS = "nsys-h200-mini-decode-piecewise-node"
-WITHIN = 0.10
+WITHIN = 0.05
 
 few = settings(
     max_examples=int(os.environ.get("TRACEQL_ABLATION_EXAMPLES", "4")),

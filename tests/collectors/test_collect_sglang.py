@@ -97,7 +97,9 @@ def test_clocks_and_throttling_are_in_the_manifest(machine) -> None:
     assert [c.gpu for c in clocks] == [0, 1]
     assert clocks[0].throttle_reasons == {"hardware thermal slowdown": clocks[0].samples}
     assert run.throttled
-    assert "the clocks were held down while recording" in text
+    assert text.count("the clocks were held down while recording") == 1
+    assert "(hardware thermal slowdown in 2 of 2 stages on GPU 0, 1, SM " in text
+    assert len([line for line in run.warnings if "held down" in line]) == 1
     assert "(throttled)" in text
 
 
@@ -115,6 +117,7 @@ def test_clocks_and_throttling_are_in_the_manifest(machine) -> None:
         (["--output-len", "8"], "--output-len 8 ends before the recorded steps do"),
         (["--preset", "communication", "--tp", "2"], "a collective waits for the others"),
         (["--resume"], "--resume goes with -o"),
+        (["--resume", "bin"], "--resume -o bin"),
         (["--", "python", "script.py"], "traceql collect torch -- python"),
         (["--dummy-weights"], "--dummy-weights goes with --model"),
     ],

@@ -93,7 +93,7 @@ def test_chosen_steps_of_the_outermost_module(script) -> None:
     assert sum(e["name"] == "aten::addmm" for e in events) == 6
     latency = script.latest().stage("torch").latency
     assert (latency.what, latency.source) == ("step", "steps outside the recording")
-    assert 0 < latency.median_ms < 100
+    assert latency.median_ms > 0
 
 
 @needs_torch

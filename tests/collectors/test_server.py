@@ -23,7 +23,7 @@ def test_server_is_measured_recorded_and_ended(machine) -> None:
         f"graph-server/1700000000.0-TP-{rank}.trace.json.gz" for rank in (0, 1)
     ]
     assert len(stage.latency.runs_ms) == 2
-    assert 4 < stage.latency.median_ms < 20
+    assert stage.latency.median_ms > 4
     assert stage.latency.source == "load generator"
     port = int(stage.command[stage.command.index("--port") + 1])
     with socket.socket() as probe:

@@ -57,6 +57,7 @@ def test_a_damaged_file_is_a_problem(tmp_path: Path, suffix: str) -> None:
     assert [(problem.kind, damaged.name in problem.message) for problem in trace.problems] == [
         ("truncated", True),
         ("note", False),
+        ("unnamed", False),
     ]
 
 

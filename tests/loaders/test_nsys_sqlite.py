@@ -1,71 +1,32 @@
-"""Nsight Systems SQLite exports: schema variants, odd rows, damage, and the exact counts of real captures."""
+"""Nsight Systems SQLite exports: schema variants, every table, and what is no export."""
 
 from __future__ import annotations
 
-import json
-import os
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from loaders.nsys_made import (
+    GRAPH_TRACE,
+    KERNEL,
+    MEMCPY,
+    NAMES,
+    OVERHEAD,
+    RUNTIME,
+    SYNC,
+    Rows,
+    call,
+    export,
+    global_id,
+    kernel,
+    load,
+    nvtx,
+    problems,
+)
 
 from traceql.errors import UnreadableTraceError
 from traceql.loaders import nsys_sqlite
-from traceql.trace import LoadedTrace, Trace
-
-Rows = list[dict[str, Any]]
-KERNEL, MEMCPY = "CUPTI_ACTIVITY_KIND_KERNEL", "CUPTI_ACTIVITY_KIND_MEMCPY"
-RUNTIME, GRAPH_TRACE = "CUPTI_ACTIVITY_KIND_RUNTIME", "CUPTI_ACTIVITY_KIND_GRAPH_TRACE"
-SYNC, OVERHEAD = "CUPTI_ACTIVITY_KIND_SYNCHRONIZATION", "CUPTI_ACTIVITY_KIND_OVERHEAD"
-
-
-def global_id(pid: int, tid: int = 0) -> int:
-    """A globalPid or globalTid as nsys packs it."""
-    return 1 << 48 | pid << 24 | tid
-
-
-def export(path: Path, tables: dict[str, Rows], *, extra_sql: str = "") -> Path:
-    """A SQLite file with these tables; columns have no declared type, so that values stay as they are given."""
-    with closing(sqlite3.connect(path)) as connection:
-        for name, rows in tables.items():
-            columns = list(dict.fromkeys(column for row in rows for column in row))
-            connection.execute(f'create table "{name}" ({", ".join(f"{c!r}" for c in columns)})')
-            places = ", ".join("?" * len(columns))
-            values = [[row.get(column) for column in columns] for row in rows]
-            connection.executemany(f'insert into "{name}" values ({places})', values)
-        connection.executescript(extra_sql)
-        connection.commit()
-    return path
-
-
-def strings(*texts: str | bytes) -> Rows:
-    return [{"id": number, "value": text} for number, text in enumerate(texts)]
-
-
-def kernel(start: int, end: int, **columns: Any) -> dict[str, Any]:
-    row = {"start": start, "end": end, "deviceId": 0, "contextId": 1, "streamId": 7, "correlationId": 1}
-    return {**row, "globalPid": global_id(42), "demangledName": 0, "shortName": 1, **columns}
-
-
-def call(start: int, end: int, **columns: Any) -> dict[str, Any]:
-    row = {"start": start, "end": end, "eventClass": 0, "globalTid": global_id(42, 43), "correlationId": 1}
-    return {**row, "nameId": 2, "returnValue": 0, **columns}
-
-
-NAMES = strings("void gemm<float>(int)", "gemm", "cudaLaunchKernel_v7000", "cuMemAlloc_v2", "step[DECODE bs=1]")
-
-
-def load(tmp_path: Path, tables: dict[str, Rows], **keywords: Any) -> LoadedTrace:
-    return nsys_sqlite.load(export(tmp_path / "x.sqlite", {"StringIds": NAMES, **tables}, **keywords))
-
-
-def problems(trace: LoadedTrace, kind: str) -> list[tuple[str, int | None]]:
-    return [(problem.message, problem.count) for problem in trace.problems if problem.kind == kind]
+from traceql.trace import Trace
 
 
 def test_kernel_columns(tmp_path: Path) -> None:
@@ -210,11 +171,6 @@ def test_synchronizations(tmp_path: Path) -> None:
     assert frame["stream"].to_list() == [7, 7, 7, None, 7]
 
 
-def nvtx(start: int | None, end: int | None, event_type: int = 59, **columns: Any) -> dict[str, Any]:
-    row = {"start": start, "end": end, "eventType": event_type, "text": None, "textId": None, "domainId": 0}
-    return {**row, "globalTid": global_id(42, 43), **columns}
-
-
 def test_nvtx_text_marks_and_domains(tmp_path: Path) -> None:
     other = global_id(50, 51)
     trace = load(tmp_path, {"NVTX_EVENTS": [
@@ -247,98 +203,6 @@ def test_nvtx_ranges_left_open_end_with_the_trace(tmp_path: Path) -> None:
     assert trace.frames["annotations"].select("start_ns", "dur_ns").rows() == [(5, 145), (500, 0), (7, 1)]
     assert [count for _, count in problems(trace, "note")] == [2]
     assert [count for _, count in problems(trace, "skipped")] == [1]
-
-
-def test_rows_without_a_time_are_left_out_and_counted(tmp_path: Path) -> None:
-    times = [(10, 20), (None, 20), (10, None), (20, 10), (0, 0), (-(2**63), 2**63 - 1), (5, 5)]
-    trace = load(tmp_path, {KERNEL: [{**kernel(1, 1), "start": start, "end": end} for start, end in times]})
-    assert trace.frames["kernels"].select("start_ns", "dur_ns").rows() == [(10, 10), (5, 0)]
-    assert problems(trace, "skipped") == [(f"{KERNEL}: rows without a valid start and end were left out", 5)]
-
-
-def test_text_that_is_not_utf_8(tmp_path: Path) -> None:
-    """Stored as TEXT, as nsys writes it, with bytes that are not."""
-    sql = "update StringIds set value = cast(x'67656d6dff' as text) where id = 0"
-    gpu = [{"id": 0, "name": "GPU", "smCount": 1}]
-    sql += "; update TARGET_INFO_GPU set name = cast(x'e9' as text)"
-    trace = load(tmp_path, {KERNEL: [kernel(1, 2)], "TARGET_INFO_GPU": gpu}, extra_sql=sql)
-    assert trace.frames["kernels"]["name"].to_list() == ["gemm\ufffd"]
-    assert trace.frames["devices"]["name"].to_list() == ["\ufffd"]
-
-
-def test_values_of_a_wrong_type(tmp_path: Path) -> None:
-    """Whole numbers survive being stored as text or float; anything else is missing, and counted."""
-    rows = [
-        kernel(10, 20, gridX="8", streamId=7.0),
-        kernel(30, 40, gridX="x", streamId=7.5, deviceId=b"\xff"),
-        kernel(50, 60, gridX=float("inf"), streamId=None, contextId=2.0**60),
-    ]
-    trace = load(tmp_path, {KERNEL: rows})
-    columns = ["start_ns", "grid_x", "stream", "device", "context"]
-    assert trace.frames["kernels"].select(columns).rows() == [
-        (10, 8, 7, 0, 1), (30, None, None, None, 1), (50, None, None, 0, None),
-    ]  # fmt: skip
-    assert [count for _, count in problems(trace, "skipped")] == [5]
-
-
-def test_types_that_change_after_the_first_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nsys_sqlite, "_BATCH_ROWS", 2)
-    ranges = [nvtx(i, i + 1, text=None if i < 5 else "late", textId=1) for i in range(1, 8)]
-    kernels = [kernel(i, i + 1, gridX=i if i < 5 else "five", graphId=None if i < 5 else 1) for i in range(1, 8)]
-    trace = load(tmp_path, {"NVTX_EVENTS": ranges, KERNEL: kernels})
-    assert trace.frames["annotations"]["name"].to_list() == ["gemm"] * 4 + ["late"] * 3
-    assert trace.frames["kernels"]["grid_x"].to_list() == [1, 2, 3, 4, None, None, None]
-    assert trace.frames["kernels"]["graph_id"].to_list() == [None] * 4 + [1] * 3
-
-
-def test_large_tables_are_read_in_ranges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [kernel(i, i + 1, gridX=i) for i in range(1, 1001)]
-    gaps = f"delete from {KERNEL} where rowid between 300 and 600"
-    whole = load(tmp_path, {KERNEL: rows}, extra_sql=gaps).frames["kernels"]
-    monkeypatch.setattr(nsys_sqlite, "_PART_ROWS", 10)
-    assert nsys_sqlite.load(tmp_path / "x.sqlite").frames["kernels"].equals(whole)
-    assert whole.height == 699
-
-
-def test_views_triggers_and_odd_tables(tmp_path: Path) -> None:
-    """Views are not read (this one never ends); a column may be called rowid; a table may have no row ids."""
-    sql = f"""
-        create view {MEMCPY} as with recursive r(start) as (select 1 union all select start + 1 from r)
-            select start, start as end from r;
-        create trigger t after insert on StringIds begin delete from StringIds; end;
-        create table {RUNTIME} (start, end, globalTid, correlationId, nameId, key primary key) without rowid;
-        insert into {RUNTIME} values (1, 2, {global_id(42, 43)}, 1, 2, 0), (3, 'x', 0, 1, 2, 1);
-    """
-    trace = load(tmp_path, {KERNEL: [kernel(5, 6, rowid="odd", gridX="?")]}, extra_sql=sql)
-    assert trace.frames["memcpys"].is_empty()
-    assert trace.frames["runtime_calls"].select("name", "start_ns").rows() == [("cudaLaunchKernel", 1)]
-    assert trace.frames["kernels"].height == 1
-
-
-sqlite_values = st.one_of(
-    st.none(), st.integers(-(2**63), 2**63 - 1), st.floats(), st.text(max_size=5), st.binary(max_size=5)
-)
-
-
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    rows=st.lists(
-        st.fixed_dictionaries(
-            dict.fromkeys(("start", "end", "deviceId", "globalPid", "graphNodeId", "shortName"), sqlite_values)
-        ),
-        min_size=1,
-        max_size=6,
-    )
-)
-def test_no_value_crashes(tmp_path: Path, rows: Rows) -> None:
-    path = tmp_path / "x.sqlite"
-    path.unlink(missing_ok=True)
-    trace = nsys_sqlite.load(export(path, {KERNEL: rows, "NVTX_EVENTS": rows, "StringIds": NAMES}))
-    untimed = sum(
-        count or 0 for message, count in problems(trace, "skipped") if KERNEL in message and "start" in message
-    )
-    assert trace.frames["kernels"].height + untimed == len(rows)
-    Trace.from_loaded(trace)
 
 
 def gpu(number: int, **columns: Any) -> dict[str, Any]:
@@ -450,132 +314,3 @@ def test_foreign_database(tmp_path: Path, tables: dict[str, Rows]) -> None:
     assert all(name in message for name in tables)
     assert "nsys export" in message
     assert "\n" not in message
-
-
-@pytest.mark.parametrize("content", [b"", b"SQLite format 3\x00", b"no database at all" * 100])
-def test_not_a_database(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "x.sqlite"
-    path.write_bytes(content)
-    with pytest.raises(UnreadableTraceError, match=r"x\.sqlite"):
-        nsys_sqlite.load(path)
-
-
-def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(UnreadableTraceError, match="unable to open"):
-        nsys_sqlite.load(tmp_path / "none.sqlite")
-    assert not (tmp_path / "none.sqlite").exists()
-
-
-def damaged_copy(tmp_path: Path) -> tuple[Path, int]:
-    """An export whose last table, of kernels, lies in the last pages of the file; and its size."""
-    names = strings(*(f"kernel {i}" for i in range(100)))
-    rows = [kernel(i, i + 1, gridX=i) for i in range(1, 20_001)]
-    path = export(tmp_path / "x.sqlite", {"StringIds": names, RUNTIME: [call(1, 2)], KERNEL: rows})
-    return path, path.stat().st_size
-
-
-def test_truncated_database(tmp_path: Path) -> None:
-    path, size = damaged_copy(tmp_path)
-    os.truncate(path, size * 3 // 4 - 1000)  # not at the edge of a page
-    trace = nsys_sqlite.load(path)
-    kernels = trace.frames["kernels"]
-    assert trace.frames["runtime_calls"].height == 1
-    assert 10_000 < kernels.height < 16_000
-    assert kernels["grid_x"].to_list() == list(range(1, kernels.height + 1))
-    first, second = problems(trace, "truncated")
-    assert "malformed" in first[0]
-    assert second[0].startswith(f"{KERNEL}: the file is damaged; {kernels.height} rows")
-
-
-def test_damaged_page(tmp_path: Path) -> None:
-    path, size = damaged_copy(tmp_path)
-    with path.open("r+b") as file:
-        file.seek(size // 2 // 4096 * 4096)
-        file.write(bytes(4096))
-    trace = nsys_sqlite.load(path)
-    assert trace.frames["runtime_calls"].height == 1
-    assert 0 < trace.frames["kernels"].height < 20_000
-    assert len(problems(trace, "truncated")) == 1
-
-
-def test_nothing_readable(tmp_path: Path) -> None:
-    path = export(tmp_path / "x.sqlite", {KERNEL: [kernel(i, i + 1) for i in range(1, 2000)]})
-    with path.open("r+b") as file:
-        file.seek(4096)
-        file.write(b"\xff" * (path.stat().st_size - 4096))
-    with pytest.raises(UnreadableTraceError, match="damaged"):
-        nsys_sqlite.load(path)
-
-
-def test_rows_in_a_write_ahead_log(tmp_path: Path) -> None:
-    path = export(tmp_path / "x.sqlite", {"StringIds": NAMES, KERNEL: [kernel(1, 2)]})
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("pragma journal_mode = wal")
-        connection.execute(f"insert into {KERNEL} (start, end) values (3, 4)")
-        connection.commit()
-        assert nsys_sqlite.load(path).frames["kernels"].height == 2
-
-
-def test_a_name_with_special_characters(tmp_path: Path) -> None:
-    path = export(tmp_path / "100% é?#;.sqlite", {"StringIds": NAMES, KERNEL: [kernel(1, 2)]})
-    assert nsys_sqlite.load(path).frames["kernels"].height == 1
-
-
-EXTRA = os.environ.get("TRACEQL_EXTRA_TRACES")
-
-
-def truth() -> dict[str, dict[str, Any]]:
-    if not EXTRA:
-        return {}
-    entries = json.loads((Path(EXTRA) / "truth.json").read_text(encoding="utf-8"))
-    return {name: entry for name, entry in entries.items() if name.endswith(".sqlite")}
-
-
-@pytest.mark.skipif(not EXTRA, reason="TRACEQL_EXTRA_TRACES names no folder of captures")
-@pytest.mark.parametrize("name", truth())
-def test_exact_counts_of_real_captures(name: str) -> None:
-    expected = truth()[name]
-    trace = Trace.from_loaded(nsys_sqlite.load(Path(EXTRA or "") / name))
-    kernels, memcpys, memsets = (trace.loaded[table] for table in ("kernels", "memcpys", "memsets"))
-    calls = trace.loaded["runtime_calls"]
-    assert (kernels.height, memcpys.height, memsets.height, calls.height) == (
-        expected["kernels"], expected["memcpys"], expected["memsets"], expected["runtime_calls"],
-    )  # fmt: skip
-    assert kernels["dur_ns"].sum() == expected["kernel_ns"]
-    assert pl.concat([memcpys["dur_ns"], memsets["dur_ns"]]).sum() == expected["memop_ns"]
-    assert trace.loaded["graph_traces"].height == expected["graph_trace_rows"]
-    assert kernels["name"].n_unique() == expected["distinct_kernel_names"]
-    assert dict(calls["name"].value_counts().rows()).items() >= dict(expected["runtime_top"]).items()
-    work = pl.concat([kernels.select("device", "start_ns", "dur_ns"), memcpys.select("device", "start_ns", "dur_ns"),
-                      memsets.select("device", "start_ns", "dur_ns")])  # fmt: skip
-    for device, figures in expected["devices"].items():
-        rows = work.filter(pl.col("device") == int(device))
-        assert rows["start_ns"].min() == figures["first"] - trace.source_offset_ns
-        assert (rows["start_ns"] + rows["dur_ns"]).max() == figures["last"] - trace.source_offset_ns
-    steps = trace.loaded["annotations"].filter(pl.col("name").str.starts_with("step["))
-    starts = [step["cpu"][0] - trace.source_offset_ns for step in expected["steps"]]
-    assert steps["start_ns"].to_list()[-len(starts) :] == starts
-    assert trace.problems == ()
-
-
-PUBLIC = {  # counted with the sqlite3 shell
-    "flameox-nsight-2025.5.2-graph": {
-        "kernels": 3, "memcpys": 1, "runtime_calls": 33, "graph_traces": 2, "synchronizations": 2, "overheads": 35,
-    },
-    "nsys-ai-h100_2gpu_1s": {
-        "kernels": 3442, "memcpys": 904, "memsets": 22, "runtime_calls": 5796, "annotations": 16782,
-        "synchronizations": 244, "overheads": 198, "devices": 0,
-    },
-    "nsys-ai-mock": {"kernels": 2, "memcpys": 1, "runtime_calls": 9, "synchronizations": 1, "overheads": 31},
-}  # fmt: skip
-
-
-@pytest.mark.skipif(not EXTRA, reason="TRACEQL_EXTRA_TRACES names no folder of captures")
-@pytest.mark.parametrize("name", PUBLIC)
-def test_public_captures(name: str) -> None:
-    path = Path(EXTRA or "") / "public" / "nsys" / f"{name}.sqlite"
-    if not path.exists():
-        pytest.skip(f"{path.name} is not among the captures")
-    trace = nsys_sqlite.load(path)
-    assert {table: trace.frames[table].height for table in PUBLIC[name]} == PUBLIC[name]
-    assert trace.frames["kernels"]["name"].null_count() == 0

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import traces
 
+from traceql import machine_code
 from traceql.loaders import kineto_fast, scan_code
 
 CODE = (scan_code.scanner() and scan_code._folder() / scan_code._name()) or Path()
@@ -20,7 +21,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder of the test's own for the machine code; what is built is a copy of the real one."""
     own = tmp_path / "code"
     monkeypatch.setattr(scan_code, "_folder", lambda: own)
-    monkeypatch.setattr("traceql.loaders.scan_build.build", lambda: CODE.read_bytes()[scan_code._DIGEST_BYTES :])
+    monkeypatch.setattr("traceql.loaders.scan_build.build", lambda: CODE.read_bytes()[machine_code.DIGEST_BYTES :])
     scan_code.scanner.cache_clear()
     yield own
     scan_code.scanner.cache_clear()

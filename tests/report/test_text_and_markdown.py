@@ -10,12 +10,15 @@ import os
 from pathlib import Path
 
 import pytest
+from commands import traceql
 from report.made import info_finding, opaque_trace, report_of, small_report, small_trace
 from rich.console import Console
+from rich.text import Text
 
 from traceql import __version__
 from traceql.report.text import print_report
 from traceql.report.view import build
+from traceql.terminal import put
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -91,6 +94,40 @@ def test_ranks_are_named_and_the_slowest_leads() -> None:
 def test_what_another_rank_has_too_is_told_once() -> None:
     ranks = [small_trace(f"rank{rank}.json", rank=rank) for rank in (0, 1)]
     text = report_of(*ranks, findings=(info_finding(trace=1), info_finding(trace=0))).render("text")
+    for told in (info_finding(trace=0).message[:40], info_finding(trace=0).advice[0][:30], "Also on rank 1."):
+        assert text.count(told) == 1
+    assert "as for finding" not in text
+
+
+def test_what_two_captures_of_a_rank_have_is_told_with_its_remedy_once() -> None:
+    captures = [small_trace(f"{name}.json", rank=0) for name in ("before", "after")]
+    text = report_of(*captures, findings=(info_finding(trace=1), info_finding(trace=0))).render("text")
     assert text.count(info_finding(trace=0).message[:40]) == 2
     assert text.count("as for finding 1") == 1
     assert text.count(info_finding(trace=0).advice[0][:30]) == 1
+
+
+@pytest.mark.parametrize("columns", ["40", "80", "120", "", "wide"])
+def test_printed_lines_fit_and_end_where_they_end(
+    columns: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", columns)
+    for arguments in (("--sample", "sglang-h200-bs64-decode-graph"), ("--sample", "list")):
+        ran = traceql(capsys, "analyze", *arguments)
+        lines = ran.out.split("\nreport: ", maxsplit=1)[0].splitlines()
+        assert ran.code == 0
+        assert [line for line in lines if line != line.rstrip()] == []
+        assert max(map(len, lines)) <= (int(columns) if columns.isdecimal() else 100)
+
+
+def test_colour_ends_with_the_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    console = Console(file=io.StringIO(), width=30, force_terminal=True, color_system="standard")
+    put(console, Text("words that are dim and go on over several lines", style="dim"), 3)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert len(lines) == 2
+    for line in lines:
+        assert line.startswith("   \x1b[2m")
+        assert line.endswith("\x1b[0m")
+        assert " \x1b[0m" not in line

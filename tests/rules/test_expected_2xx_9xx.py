@@ -53,6 +53,24 @@ def test_the_server_captured_no_graph_for_48_requests() -> None:
     assert found.evidence["extra_idle_us_per_step"] > 20_000
 
 
+def test_a_row_by_batch_size_is_one_step() -> None:
+    trace = torch("tp2-decode-eager-nccl-rank0")
+    found = the_finding(trace, "TQL202")
+    (row,) = found.evidence["by_batch_size"]
+    step = trace.table("steps").row(by_predicate=pl.col("step_id") == found.step_id, named=True)
+    for column in ("period", "gpu_busy", "gpu_idle"):
+        assert row[f"median_{column}_us"] == step[f"{column}_ns"] / 1000
+
+
+def test_the_saving_of_one_rank_leaves_its_waiting_in() -> None:
+    found = the_finding(torch("tp2-decode-eager-nccl-rank0"), "TQL202")
+    assert 9_000 < found.evidence["waiting_for_ranks_us_per_step"] < 11_000
+    assert "waits for others goes too" in found.advice[-1]
+    alone = the_finding(traces.sample(EAGER), "TQL202")
+    assert "waiting_for_ranks_us_per_step" not in alone.evidence
+    assert len(alone.advice) == 1
+
+
 @pytest.mark.parametrize("name", [GRAPH, "sglang-h200-tp2-decode-graph-rank0", "nsys-h200-mini-decode-piecewise-node"])
 def test_replayed_decodes_are_captured(name: str) -> None:
     assert outcome(traces.sample(name), "TQL202").outcome == "passed"

@@ -354,6 +354,10 @@ def _finish(run: Callable[[Any, Any], int], options: dict[str, Any]) -> None:
     chosen = {_PLURAL.get(name, name): value for name, value in options.items() if value is not None}
     words = chosen.get("extra", ())
     if words and not words[0].startswith("-"):
+        if common.resume and Path(words[0]).is_dir():
+            raise UsageError(
+                f"{words[0]}: to go on with a run name it with -o, and give its options again: --resume -o {words[0]}"
+            )
         raise UsageError(
             f"{words[0]}: what comes after -- are SGLang's options; a program: traceql collect torch -- {words[0]} …"
         )

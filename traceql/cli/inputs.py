@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 RUNS = Path("runs")
 
+_PIPE, _NARROWEST = 100, 40
+"""Columns of what is not printed to a terminal, and the fewest that text still reads in."""
+
 
 def newest_run() -> Path:
     """The run directory ``collect`` wrote last; UnreadableTraceError when there is none."""
@@ -48,8 +51,10 @@ def read(paths: list[Path], *, cache: bool = True) -> Opened:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A rich console that honours NO_COLOR and does not colour a pipe."""
+    """A rich console that honours NO_COLOR and does not colour a pipe, which is as wide as COLUMNS says."""
     from rich.console import Console
 
-    width = None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "100"))
+    columns = os.environ.get("COLUMNS", "")
+    piped = max(_NARROWEST, int(columns)) if columns.isdecimal() and len(columns) < 5 else _PIPE
+    width = None if sys.stdout.isatty() else piped
     return Console(stderr=stderr, width=width, highlight=False, no_color="NO_COLOR" in os.environ or None)

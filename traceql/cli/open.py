@@ -80,9 +80,9 @@ def _found(traces: tuple[Trace, ...], selection: Selection, number: int) -> tupl
     from traceql.reporting import analyze
 
     report = analyze(TraceSet(traces), selection=selection)
-    if number > len(report.found):
-        raise UsageError(f"--finding {number}: the report has {len(report.found)} findings; see `traceql analyze`")
-    finding = report.found[number - 1]
+    if number > len(report.entries):
+        raise UsageError(f"--finding {number}: the report has {len(report.entries)} findings; see `traceql analyze`")
+    finding = report.entries[number - 1].findings[0]
     click.echo(f"finding {number}: {finding.rule} ({finding.code}): {finding.message}", err=True)
     return report.traces[finding.trace], finding
 

@@ -13,6 +13,9 @@ from traceql.errors import UsageError
 if TYPE_CHECKING:
     import polars as pl
 
+_SHOWN = 101
+"""Rows from each end of a long table: one more than is printed, so that the printed one says that rows are left out."""
+
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
@@ -55,11 +58,24 @@ def _emit(frame: pl.DataFrame, format_: str, output: Path | None) -> None:
     else:
         text = f"{frame.write_json()}\n" if format_ == "json" else _table(frame)
     if output is None:
-        click.echo(text, nl=False)
+        click.echo(text, nl=False, color=True)  # otherwise it takes escape codes out of the data
     else:
         from traceql.writing import write_text
 
         write_text(output, text)
+
+
+def _printable(frame: pl.DataFrame) -> pl.DataFrame:
+    """The rows that are shown, their texts without what a terminal acts upon."""
+    import polars as pl
+    import polars.selectors as cs
+
+    from traceql.report.names import shown
+
+    if frame.height > 2 * _SHOWN:
+        frame = pl.concat([frame.head(_SHOWN), frame.tail(_SHOWN)])
+    lists = cs.list().map_elements(lambda values: shown(str(values.to_list())), return_dtype=pl.String)
+    return frame.with_columns(lists, cs.string().map_elements(shown, return_dtype=pl.String))
 
 
 def _table(frame: pl.DataFrame) -> str:
@@ -70,6 +86,6 @@ def _table(frame: pl.DataFrame) -> str:
         tbl_hide_dataframe_shape=True, tbl_formatting="ASCII_MARKDOWN", thousands_separator=",",
         tbl_cell_numeric_alignment="RIGHT",
     ):  # fmt: skip
-        shown = str(frame)
+        table = str(_printable(frame))
     more = f"\n({frame.height} rows, the first and last shown; --format csv gives all)" if frame.height > 200 else ""
-    return f"{shown}{more}\n"
+    return f"{table}{more}\n"

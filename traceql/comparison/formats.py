@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
@@ -12,6 +11,7 @@ from traceql.comparison.runs import Comparison
 from traceql.comparison.steps import Contribution, Side, StepComparison
 from traceql.comparison.view import View, build
 from traceql.report import textable
+from traceql.report.json_text import json_text
 from traceql.report.markdown import escaped
 from traceql.report.model import Table
 from traceql.report.names import shown
@@ -80,7 +80,7 @@ def _markdown_table(table: Table) -> Iterator[str]:
 
 def as_json(comparison: Comparison) -> str:
     """One JSON document with a final newline, times in ns; docs/compare.schema.json describes it."""
-    return json.dumps(document(comparison), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+    return json_text(document(comparison))
 
 
 def document(comparison: Comparison) -> dict[str, Any]:

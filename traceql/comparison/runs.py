@@ -23,6 +23,8 @@ from traceql.derived.typical_steps import counting, timed_steps
 from traceql.errors import UnreadableTraceError, UsageError
 from traceql.loaders.registry import is_trace_name
 from traceql.opening import open_all
+from traceql.ranks.processes import apart
+from traceql.report.labels import part_label
 from traceql.trace import Trace
 
 _FLOOR_MS = 0.005
@@ -194,7 +196,7 @@ def _typical(runs: Sequence[Run], values: dict[str, tuple[list[float], list[floa
 def _traces(run: Run, rank: int | None, pattern: str | None) -> list[Trace]:
     """The run's traces with a timeline, as ``rank`` and ``pattern`` choose."""
     opened = open_all([run.path])
-    found = [t for t in opened.traces if t.source != "ncu"]
+    found = [t for t in apart(opened.traces) if t.source != "ncu"]
     if pattern is not None:
         found = [t for t in found if fnmatch(str(t.path), f"*{pattern}*")]
     if rank is not None:
@@ -229,7 +231,9 @@ def _matching(base: list[Trace], head: list[Trace], *, mode: str | None) -> tupl
     best = max(pairs, key=likeness)
     if len(pairs) == 1:
         return best, []
-    one, other = (f"{trace.path.parent.name}/{trace.path.name}" for trace in best)
+    one, other = (
+        " · ".join(filter(None, (f"{trace.path.parent.name}/{trace.path.name}", part_label(trace)))) for trace in best
+    )
     return best, [f"Several traces on a side: compared {one} with {other}; --rank and --trace choose others."]
 
 

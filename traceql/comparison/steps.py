@@ -16,7 +16,7 @@ from traceql.context import context
 from traceql.derived.graphs import graph_boundaries
 from traceql.derived.layers import layers
 from traceql.derived.ops import op_costs
-from traceql.derived.period_parts import OUTSIDE, main_device, period_parts
+from traceql.derived.period_parts import OUTSIDE, main_device, period_parts, period_roles
 from traceql.derived.step_metrics import METRICS, step_metrics
 from traceql.derived.typical_steps import counting, middle, timed_steps
 from traceql.errors import UsageError
@@ -241,17 +241,15 @@ def _comparable(what: str, role: str, detail: Detail) -> bool:
 
 
 def _contributions(base: Side, head: Side, detail: Detail, *, by: list[str]) -> tuple[Contribution, ...]:
-    sums = [
-        period_parts(side.trace, side.step_id).group_by(by).agg(pl.col("count").sum(), pl.col("ns").sum())
-        for side in (base, head)
-    ]
+    named = "name" in by
+    sums = [(period_parts if named else period_roles)(side.trace, side.step_id) for side in (base, head)]
     joined = (
         sums[0]
         .join(sums[1], on=by, how="full", coalesce=True, nulls_equal=True, suffix="_head")
         .with_columns(pl.col("count", "ns", "count_head", "ns_head").fill_null(0))
         .sort((pl.col("ns_head") - pl.col("ns")).abs() * -1, *by)
     )
-    name = pl.col("name") if "name" in by else pl.lit(None, pl.String).alias("name")
+    name = pl.col("name") if named else pl.lit(None, pl.String).alias("name")
     rows = joined.select("what", "role", name, "count", "count_head", "ns", "ns_head").rows()
     return tuple(
         Contribution(what, role, part, count, count_head, ns, ns_head, _comparable(what, role, detail))

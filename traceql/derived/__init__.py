@@ -53,7 +53,7 @@ _PROVIDERS = {
     "ncu_matches": "ncu_join.ncu_matches",
     "collectives": "collectives.collectives",
     "collective_overlap": "collective_overlap.collective_overlap",
-    "collective_matches": "collective_overlap.no_matches",
+    "collective_matches": "collective_matches.collective_matches",
     "kernels": "gpu_ops.kernels",
     "memcpys": "gpu_ops.memcpys",
     "memsets": "gpu_ops.memsets",

@@ -13,12 +13,13 @@ import numpy as np
 import polars as pl
 
 from traceql import schema
-from traceql.derived import intervals, memoised
+from traceql.derived import memoised
 from traceql.derived.gemms import SHAPE_COLUMNS, gemm_gpu_rows, gemm_ops
 from traceql.derived.gpu_ops import gpu_ops
 from traceql.derived.host import host_timeline
 from traceql.derived.layers import layer_kernels
 from traceql.derived.ops import cpu_ops, op_gpu_rows
+from traceql.derived.sequence_kernels import align
 from traceql.derived.steps import marks, steps
 from traceql.trace import Trace
 
@@ -119,11 +120,12 @@ def _launch_context(trace: Trace) -> pl.DataFrame:
     from traceql.derived.launches import launches
 
     timeline = host_timeline(trace)
-    threads = timeline.activities.select("thread", "pid", "tid").unique()
     calls = (
-        launches(trace).select("launch_id", "start_ns", "pid", "tid").join(threads, on=["pid", "tid"], nulls_equal=True)
+        launches(trace)
+        .select("launch_id", "start_ns", "pid", "tid")
+        .join(timeline.threads, on=["pid", "tid"], nulls_equal=True)
     )
-    at = intervals.holding(calls, "start_ns", timeline.pieces, "activity_id", ["thread"])
+    at = timeline.activity_at(calls, "start_ns")
     step_names = marks(trace)["name"].unique().drop_nulls()
     kind, name = pl.col("kind"), pl.col("name")
     what = {
@@ -131,10 +133,10 @@ def _launch_context(trace: Trace) -> pl.DataFrame:
         "frame": (kind == "python") & ~name.str.contains(_FRAMEWORK),
         "nvtx": (kind == "range") & ~name.is_in(step_names.implode()),
     }
-    found = at.select("launch_id")
+    found = calls.select("launch_id")
     for column, wanted in what.items():
         chosen = timeline.activities.select(wanted.fill_null(False)).to_series().to_numpy()
-        row = _nearest_around(at["activity_id"].fill_null(-1).to_numpy(), timeline.column("parent"), chosen)
+        row = _nearest_around(at, timeline.column("parent"), chosen)
         names = timeline.activities["name"].gather(pl.Series(row, dtype=pl.Int64).set(pl.Series(row < 0), None))
         found = found.with_columns(names.alias(column))
     return found.with_columns(pl.col("module").str.strip_prefix("nn.Module: "))
@@ -159,9 +161,9 @@ def _codes(step: pl.DataFrame, twin: pl.DataFrame) -> tuple[NDArray[np.int64], .
 
 
 def _paired(*codes: NDArray[np.int64]) -> NDArray[np.int64]:
-    from traceql.derived.sequence_kernels import align
-
-    pair: NDArray[np.int64] = align(*codes)
+    rows, columns = len(codes[0]), len(codes[2])
+    pair = np.full(rows, -1, np.int64)
+    align(*codes, np.zeros((rows + 1, columns + 1), np.int32), np.zeros((rows + 1, columns + 1), np.int8), pair)
     return pair
 
 

@@ -25,7 +25,7 @@ def capabilities(trace: Trace) -> Capabilities:
         python_stacks=not trace.loaded["python_calls"].is_empty(),
         annotations=not trace.loaded["annotations"].filter(pl.col("side") == "cpu").is_empty(),
         graph_replays=_graph_replays(trace),
-        complete=not any(p.kind in ("truncated", "skipped", "dropped") for p in trace.problems),
+        complete=not any(p.kind in ("truncated", "skipped", "dropped", "unnamed") for p in trace.problems),
     )
 
 

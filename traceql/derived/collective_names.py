@@ -26,7 +26,7 @@ _LIBRARIES = {
     "mscclpp": r"mscclpp",
     "quick reduce": r"quick_?reduce",
     "multimem": r"multimem",
-    "custom all-reduce": r"cross_device_reduce",
+    "custom all-reduce": r"cross_device_reduce|all_reduce_(?:one|two)_shot(?:_push)?_kernel",
     "nvshmem": r"nvshmem",
     "userbuffers": r"userbuffers",
     "fused all-reduce": r"one_?shot|two_?shot|lamport|allreduce_fusion",
@@ -39,6 +39,10 @@ _DTYPES = {
     "u32": "uint32", "i32": "int32", "u64": "uint64", "i64": "int64", "f8e4m3": "fp8_e4m3", "f8e5m2": "fp8_e5m2",
 }  # fmt: skip
 """NCCL's abbreviations in kernel names → names ``dtypes`` knows."""
+
+_CUSTOM = r"(?:cross_device_reduce_\w+?|all_reduce_(?:one|two)_shot(?:_push)?_kernel)<"
+"""Custom all-reduces that have their element type and their ranks as template arguments: vLLM's and SGLang's first ones,
+and SGLang's later ones (``all_reduce_one_shot_push_kernel<__nv_bfloat16, 2u, true>``)."""
 
 BUS_FACTORS: dict[str, Callable[[pl.Expr], pl.Expr]] = {
     "all_reduce": lambda ranks: 2 * (ranks - 1) / ranks,
@@ -82,13 +86,13 @@ def protocol(name: pl.Expr) -> pl.Expr:
 def dtype(name: pl.Expr) -> pl.Expr:
     """Element type from NCCL's abbreviation (``_Sum_bf16_RING``) or a custom all-reduce's template argument."""
     nccl = name.str.extract(r"_(?:Sum|Prod|MinMax|Min|Max|PreMulSum|SumPostDiv|Avg)_(\w+?)(?:_[A-Z]|\(|$)")
-    template = name.str.extract(r"cross_device_reduce_\w+?<(?:__)?(?:nv_|hip_)?(\w+)")
+    template = name.str.extract(_CUSTOM + r"(?:__)?(?:nv_|hip_)?(\w+)")
     return pl.coalesce(nccl.replace_strict(_DTYPES, default=None, return_dtype=pl.String), template)
 
 
 def world_size(name: pl.Expr) -> pl.Expr:
     """Ranks, where they are a template argument of a custom all-reduce."""
-    return name.str.extract(r"cross_device_reduce_\w+?<[^,>]+, *(\d+)").cast(pl.Int64)
+    return name.str.extract(_CUSTOM + r"[^,>]+, *(?:\([^)]*\))?(\d+)").cast(pl.Int64)
 
 
 def bus_factor(op_column: str, ranks_column: str) -> pl.Expr:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import polars as pl
 
-from traceql import schema
 from traceql.derived import intervals, memoised
 from traceql.derived.collectives import collectives
 from traceql.derived.gpu_ops import gpu_ops
@@ -44,12 +43,6 @@ def collective_overlap(trace: Trace) -> pl.DataFrame:
         .with_columns(waiting_ns=pl.col("left_ns") - pl.col("transfer_ns"))
         .join(_layers(trace), on="kernel_id", how="left", maintain_order="left")
     )
-
-
-@memoised
-def no_matches(trace: Trace) -> pl.DataFrame:
-    """A single trace has no ranks to match."""
-    return schema.TABLES["collective_matches"].empty()
 
 
 def compute_kernels(trace: Trace) -> pl.DataFrame:

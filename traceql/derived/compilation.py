@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import polars as pl
 
-from traceql.derived import memoised
-from traceql.derived.host import host_timeline, nearest
-from traceql.derived.naming import labels
+from traceql.derived import intervals, memoised
+from traceql.derived.host import host_timeline
 from traceql.derived.steps import marks
 from traceql.trace import Trace
 
@@ -37,11 +36,13 @@ def compilations(trace: Trace) -> pl.DataFrame:
     """Outermost compile, autotune and module-load activities on threads that run steps, from the first step's start on:
     what, name, pid, tid, start_ns, end_ns, dur_ns, step_id (the step whose period holds the start)."""
     timeline = host_timeline(trace)
-    told = timeline.activities.with_columns(what=labels(timeline.activities["name"], COMPILING))
-    inside = nearest(told["what"].is_not_null().to_numpy(), timeline.column("parent")) >= 0
+    what = timeline.names.labels(COMPILING)
+    inside = intervals.nearest(what.is_not_null().to_numpy(), timeline.column("parent")) >= 0
     steps = marks(trace).select("pid", "tid", "step_id", step_start="start_ns").sort("step_start")
     return (
-        told.filter(pl.col("what").is_not_null() & ~pl.Series(inside))
+        timeline.activities.with_columns(what=what)
+        .filter(what.is_not_null() & ~pl.Series(inside))
+        .join(timeline.threads, on="thread")
         .sort("start_ns")
         .join_asof(
             steps, left_on="start_ns", right_on="step_start", by=["pid", "tid"], strategy="backward",

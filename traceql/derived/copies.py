@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from traceql.derived import memoised, recorded_inputs
+from traceql.derived import intervals, memoised, recorded_inputs
 from traceql.derived.gpu_ops import gpu_ops
-from traceql.derived.host import nearest
 from traceql.derived.host_calls import op_callers
 from traceql.derived.layers import layer_kernels
 from traceql.derived.ops import cpu_ops, op_gpu_rows, op_instances
@@ -103,16 +102,16 @@ def _outermost(trace: Trace) -> pl.DataFrame:
     ops = cpu_ops(trace)
     parent = ops["parent_id"].fill_null(-1).to_numpy()
     copying = ops["name"].is_in(_ON_BEHALF).fill_null(False).to_numpy()
-    top = nearest(copying & ~np.append(copying, False)[parent], parent, itself=True)
-    found = ops.select("op_id", outer_id=pl.Series(top, dtype=pl.Int64)).filter(copying)
-    names = ops.select(outer_id="op_id", op="name", caller_id="parent_id")
-    callers = ops.select(caller_id="op_id", caller_op="name")
-    frames = op_callers(trace).select("frame", outer_id="op_id")
-    return (
-        found.join(names, on="outer_id", how="left")
-        .join(callers, on="caller_id", how="left")
-        .join(frames, on="outer_id", how="left")
-        .drop("caller_id")
+    top = intervals.nearest(copying & ~np.append(copying, False)[parent], parent, itself=True)
+    outer = top[copying]
+    return pl.DataFrame(
+        {
+            "op_id": np.flatnonzero(copying),
+            "outer_id": outer,
+            "op": ops["name"].gather(outer),
+            "caller_op": ops["name"].gather(intervals.rows_or_null(parent[outer])),
+            "frame": op_callers(trace, pl.Series(outer))["frame"],
+        }
     )
 
 

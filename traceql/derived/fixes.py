@@ -5,6 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from traceql.derived import intervals
+from traceql.derived.gap_owners import owned_gap_parts
 from traceql.derived.gpu_ops import gpu_ops
 from traceql.derived.host_path import waits
 from traceql.derived.ops import cpu_ops
@@ -14,11 +15,12 @@ from traceql.trace import Trace
 _THREAD = ["pid", "tid"]
 
 
-def closing(trace: Trace, parts: pl.DataFrame) -> Fix:
-    """Close gaps: without the host time in these parts of them (rows of ``owned_gap_parts``), without the latency of the
-    launches that ended them, and without waiting in the calls that blocked."""
+def closing(trace: Trace, which: pl.Expr) -> Fix:
+    """Close gaps: without the host time in those rows of ``owned_gap_parts`` for which ``which`` holds, without the latency
+    of the launches that ended them, and without waiting in the calls that blocked."""
     cause = pl.col("cause")
-    blocked = parts.filter(cause == "blocked").select(*_THREAD, "start_ns")
+    parts = owned_gap_parts(trace).lazy().filter(which).select("cause", *_THREAD, "start_ns", "end_ns").collect()
+    blocked = parts.filter(cause == "blocked")
     held = intervals.holding(blocked, "start_ns", waits(trace), "call_id", _THREAD)
     return Fix.union(
         [

@@ -18,8 +18,12 @@ UNCOVERED = "no host activity recorded"
 
 _PROFILER, _WAIT, _OP, _RUNTIME, _RANGE, _PYTHON, _IDLE = range(7)
 """Classes of host activity, most telling first."""
-_DETAIL = {_OP: "op", _RUNTIME: "runtime", _RANGE: "range", _PYTHON: "python", _IDLE: "idle"}
-"""Class → gap_parts.detail where the cause is host."""
+_DETAILS = (None, None, "op", "runtime", "range", "python", "idle")
+"""gap_parts.detail of each class, where the cause is host."""
+
+
+_CAUSES = ("profiler", "blocked", "graph launch", "launch", "host")
+"""gap_parts.cause by its number here."""
 
 
 def host_parts(trace: Trace, gaps: pl.DataFrame) -> list[pl.DataFrame]:
@@ -38,55 +42,54 @@ def host_parts(trace: Trace, gaps: pl.DataFrame) -> list[pl.DataFrame]:
         returned.alias("start_ns"), "end_ns", pl.col("launch_name").alias("blame"),
     )  # fmt: skip
     pieces = _pieces(timeline, gaps.with_columns(end_ns=returned))
-    before_call = pieces.filter(~pl.col("in_launch") & (pl.col("class") > _WAIT))
-    blames = _blames(trace, timeline, before_call)
-    launch = gaps.select("gap_id", "launch_name", is_graph=pl.col("launch_kind") == "graph")
-    names = timeline.activities["name"].gather(pieces["told_by"])
+    of_gap = _blames(trace, timeline, gaps, pieces.filter(~pl.col("in_launch") & (pl.col("class") > _WAIT)))
+    of_gap = of_gap.with_columns(gaps["gap_id"], gaps["launch_name"], is_graph=gaps["launch_kind"] == "graph")
     cause = (
-        pl.when(pl.col("class") == _PROFILER).then(pl.lit("profiler"))
-        .when(pl.col("class") == _WAIT).then(pl.lit("blocked"))
-        .when(pl.col("in_launch") & pl.col("is_graph")).then(pl.lit("graph launch"))
-        .when(pl.col("in_launch")).then(pl.lit("launch"))
-        .otherwise(pl.lit("host"))
+        pl.when(pl.col("class") == _PROFILER).then(0)
+        .when(pl.col("class") == _WAIT).then(1)
+        .when(pl.col("in_launch") & pl.col("is_graph")).then(2)
+        .when(pl.col("in_launch")).then(3)
+        .otherwise(4)
     )  # fmt: skip
-    detail = pl.col("class").replace_strict(_DETAIL, default=None, return_dtype=pl.String)
-    parts = (
-        pieces.with_columns(names.alias("told"))
-        .join(launch.unique("gap_id"), on="gap_id", how="left", maintain_order="left")
-        .join(blames, on="gap_id", how="left", maintain_order="left")
-        .with_columns(cause=cause)
-        .select(
-            "gap_id", "cause", pl.when(pl.col("cause") == "host").then(detail).alias("detail"), "start_ns", "end_ns",
-            pl.when(pl.col("cause") == "host").then("blame").when(pl.col("in_launch")).then("launch_name").otherwise("told")
-            .alias("blame"),
-        )
-    )  # fmt: skip
+    told = timeline.activities["name"].gather(pieces["told_by"])
+    numbers = pl.concat([pieces, of_gap[pieces["gap"]]], how="horizontal").with_columns(told, cause=cause)
+    is_host = pl.col("cause") == _CAUSES.index("host")
+    parts = numbers.select(
+        "gap_id",
+        pl.Series(_CAUSES).gather(numbers["cause"]).alias("cause"),
+        pl.when(is_host).then(pl.Series(_DETAILS).gather(numbers["class"])).alias("detail"),
+        "start_ns",
+        "end_ns",
+        pl.when(is_host).then("blame").when("in_launch").then("launch_name").otherwise("name").alias("blame"),
+    )
     return [parts, latency]
 
 
 def _pieces(timeline: HostTimeline, stretches: pl.DataFrame) -> pl.DataFrame:
     """Each stretch cut where its launching thread's class of activity changes, and where the launch call starts.
 
-    gap_id, thread, start_ns, end_ns, class, in_launch, and ``told_by``: the activity that names waits, overheads and
-    ranges (null for the rest). A trace with stacks has millions of activities in its gaps: everything here is a number.
+    ``gap`` (row of the stretch), start_ns, end_ns, class, in_launch, and ``told_by``: the activity that names waits,
+    overheads and ranges (null for the rest). A trace with stacks has millions of activities in its gaps: everything here
+    is a number.
     """
-    threads = timeline.activities.select("thread", launch_pid="pid", launch_tid="tid").unique()
     call = pl.col("launch_start").clip(pl.col("start_ns"), pl.col("end_ns"))
+    found = stretches.select(_thread(timeline, stretches), "start_ns", "end_ns", call=call).with_row_index("gap")
     halves = (
         pl.concat(
             [
-                stretches.with_columns(end_ns=call, in_launch=pl.lit(False)),
-                stretches.with_columns(start_ns=call, in_launch=pl.lit(True)),
+                found.with_columns(end_ns="call", in_launch=pl.lit(False)),
+                found.with_columns(start_ns="call", in_launch=pl.lit(True)),
             ]
         )
-        .filter(pl.col("end_ns") > pl.col("start_ns"))
-        .join(threads, on=["launch_pid", "launch_tid"], how="inner", nulls_equal=True)
-        .select("gap_id", "thread", "start_ns", "end_ns", "in_launch", last_ns=pl.col("end_ns") - 1)
+        .filter(pl.col("end_ns") > pl.col("start_ns"), pl.col("thread").is_not_null())
+        .with_columns(last_ns=pl.col("end_ns") - 1)
     )
-    first, last = (_piece_at(timeline, halves, at) for at in ("start_ns", "last_ns"))
-    cut = halves.drop("last_ns").with_columns(piece=pl.int_ranges(first, last + 1)).explode("piece")
+    first, last = (timeline.piece_at(halves, at) for at in ("start_ns", "last_ns"))
+    cut = halves.select(
+        "gap", "in_launch", "start_ns", "end_ns", piece=pl.int_ranges(first, last + 1)
+    ).explode("piece")  # fmt: skip
     piece = cut["piece"]
-    starts, ends, activity = (timeline.pieces[c].gather(piece) for c in ("start_ns", "end_ns", "activity_id"))
+    starts, ends, activity = (timeline.pieces[c].gather(piece) for c in ("start_ns", "end_ns", "activity"))
     kind = _classes(timeline).gather(activity.set(activity < 0, timeline.activities.height))
     telling = kind.is_in([_PROFILER, _WAIT, _RANGE])
     return (
@@ -97,20 +100,15 @@ def _pieces(timeline: HostTimeline, stretches: pl.DataFrame) -> pl.DataFrame:
             told_by=pl.when(telling).then(activity),
             **{"class": kind},
         )
-        .pipe(_runs)
+        .pipe(runs, ["gap", "in_launch", "class", "told_by"])
     )
 
 
-def _piece_at(timeline: HostTimeline, stretches: pl.DataFrame, at: str) -> pl.Series:
-    """Row in ``timeline.pieces`` that holds time ``at`` of each stretch's thread; pieces cover all time."""
-    right = timeline.pieces.select("thread", "piece", piece_start="start_ns").sort("piece_start")
-    return (
-        stretches.select("thread", at)
-        .with_row_index("order")
-        .sort(at, maintain_order=True)
-        .join_asof(right, left_on=at, right_on="piece_start", by="thread", strategy="backward", check_sortedness=False)
-        .sort("order")["piece"]
-    )
+def _thread(timeline: HostTimeline, gaps: pl.DataFrame) -> pl.Series:
+    """The timeline's number of each gap's launching thread, null for a thread without activities."""
+    threads = timeline.threads.rename({"pid": "launch_pid", "tid": "launch_tid"})
+    place = ["launch_pid", "launch_tid"]
+    return gaps.select(place).join(threads, on=place, how="left", maintain_order="left", nulls_equal=True)["thread"]
 
 
 def _classes(timeline: HostTimeline) -> pl.Series:
@@ -129,33 +127,31 @@ def _classes(timeline: HostTimeline) -> pl.Series:
     return pl.concat([classes, pl.Series("class", [_IDLE], dtype=pl.Int8)])
 
 
-def _runs(pieces: pl.DataFrame) -> pl.DataFrame:
-    """Neighbouring pieces of one stretch that say the same as one."""
-    key = ["gap_id", "in_launch", "class", "told_by"]
+def runs(pieces: pl.DataFrame, key: list[str]) -> pl.DataFrame:
+    """Neighbouring pieces, in order of time, that say the same in ``key`` and touch, as one."""
     changed = pl.any_horizontal(pl.col(c).ne_missing(pl.col(c).shift(1)) for c in key)
-    touching = pl.col("start_ns") == pl.col("end_ns").shift(1)
-    return (
-        pieces.with_columns(run=(changed | ~touching.fill_null(False)).cum_sum())
-        .group_by("run", maintain_order=True)
-        .agg(pl.col(*key, "thread").first(), pl.col("start_ns").first(), pl.col("end_ns").last())
-        .drop("run")
-    )
+    touching = (pl.col("start_ns") == pl.col("end_ns").shift(1)).fill_null(False)
+    begins = pieces.select(changed | ~touching).to_series()
+    if begins.all():
+        return pieces
+    ends = pieces["end_ns"].filter(begins.shift(-1, fill_value=True))
+    return pieces.filter(begins).with_columns(ends)
 
 
-def _blames(trace: Trace, timeline: HostTimeline, host: pl.DataFrame) -> pl.DataFrame:
-    """gap_id → the innermost op, range, frame or call that covers at least half of the gap's host time.
+def _blames(trace: Trace, timeline: HostTimeline, gaps: pl.DataFrame, host: pl.DataFrame) -> pl.DataFrame:
+    """``blame`` of every gap: the innermost op, range, frame or call that covers at least half of its host time.
 
     Whatever covers more than half of a stretch is open at its middle, so it is the activity there or one around it.
     Where that is only the step's own mark, the host code was not recorded: the range inside the gap that took most of
     it is named if it is a tenth, else the mark, with a note that nothing finer was recorded.
     """
-    spans = host.group_by("gap_id", maintain_order=True).agg(
-        start_ns=pl.col("start_ns").min(), end_ns=pl.col("end_ns").max(), thread=pl.col("thread").first()
+    spans = (
+        host.group_by("gap", maintain_order=True)
+        .agg(start_ns=pl.col("start_ns").min(), end_ns=pl.col("end_ns").max())
+        .with_columns(middle=(pl.col("start_ns") + pl.col("end_ns")) // 2)
     )
-    middle = spans.with_columns(middle=(pl.col("start_ns") + pl.col("end_ns")) // 2)
-    at = intervals.holding(middle, "middle", timeline.pieces, "activity_id", ["thread"])
+    activity = timeline.activity_at(spans.with_columns(_thread(timeline, gaps).gather(spans["gap"])), "middle").copy()
     start, end = spans["start_ns"].to_numpy(), spans["end_ns"].to_numpy()
-    activity = at["activity_id"].fill_null(-1).to_numpy().copy()
     begins, ends, parent = (timeline.column(c) for c in ("start_ns", "end_ns", "parent"))
     is_wait = timeline.activities["waits"].to_numpy()
     open_ = np.flatnonzero(activity >= 0)
@@ -166,35 +162,36 @@ def _blames(trace: Trace, timeline: HostTimeline, host: pl.DataFrame) -> pl.Data
         activity[open_[short]] = parent[row[short]]
         open_ = open_[short]
         open_ = open_[activity[open_] >= 0]
-    names = timeline.activities["name"]
+    names = timeline.activities["name"].gather(intervals.rows_or_null(activity))
     marks = step_marks(trace)["name"].unique().drop_nulls()
-    chosen = pl.Series(activity, dtype=pl.Int64)
-    return (
-        spans.select("gap_id", blame=names.gather(chosen.set(chosen < 0, None)))
-        .join(_largest_range(timeline, host, marks), on="gap_id", how="left", maintain_order="left")
+    blames = (
+        spans.select("gap", blame=names)
+        .join(_largest_range(timeline, host, marks), on="gap", how="left", maintain_order="left")
         .select(
-            "gap_id",
+            "gap",
             pl.when(pl.col("blame").is_in(marks.implode()))
             .then(pl.coalesce("inner", pl.col("blame") + UNRECORDED))
             .otherwise(pl.col("blame").fill_null(UNCOVERED))
             .alias("blame"),
         )
     )
+    every = gaps.select(pl.int_range(pl.len(), dtype=pl.UInt32).alias("gap"))
+    return every.join(blames, on="gap", how="left", maintain_order="left").select("blame")
 
 
 def _largest_range(timeline: HostTimeline, host: pl.DataFrame, marks: pl.Series) -> pl.DataFrame:
-    """gap_id → ``inner``: the range, no step mark, that was innermost for most of the gap's host time, at least 10 %."""
+    """gap → ``inner``: the range, no step mark, that was innermost for most of the gap's host time, at least 10 %."""
     duration = pl.col("end_ns") - pl.col("start_ns")
-    totals = host.group_by("gap_id").agg(total=duration.sum())
+    totals = host.group_by("gap").agg(total=duration.sum())
     ranges = host.filter(pl.col("class") == _RANGE)
     return (
         ranges.with_columns(inner=timeline.activities["name"].gather(ranges["told_by"]))
         .filter(~pl.col("inner").is_in(marks.implode()))
-        .group_by("gap_id", "inner")
+        .group_by("gap", "inner")
         .agg(own=duration.sum())
-        .join(totals, on="gap_id")
+        .join(totals, on="gap")
         .filter(10 * pl.col("own") >= pl.col("total"))
-        .sort("gap_id", pl.col("own") * -1, "inner")
-        .unique("gap_id", keep="first", maintain_order=True)
-        .select("gap_id", "inner")
+        .sort("gap", pl.col("own") * -1, "inner")
+        .unique("gap", keep="first", maintain_order=True)
+        .select("gap", "inner")
     )

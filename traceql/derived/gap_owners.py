@@ -34,14 +34,14 @@ def owned_gap_parts(trace: Trace) -> pl.DataFrame:
     Adds ``place`` (graph boundary, between steps, inside a step), ``pid`` and ``tid`` of the launching thread,
     ``call_id`` of the owning call and ``owner`` (see the module; null for what no rule promises back).
     """
-    thread = gaps(trace).select("gap_id", pid="launch_pid", tid="launch_tid")
-    parts = step_gap_parts(trace).join(_places(trace), on="gap_id", how="left", maintain_order="left")
-    on_thread = parts.join(thread, on="gap_id", how="left", maintain_order="left")
-    in_call = intervals.holding(on_thread, "start_ns", _owning_calls(trace), "call_id", _THREAD)
-    owners = _owning_calls(trace).select("call_id", "call_owner")
+    gap = pl.concat([_places(trace), gaps(trace).select(pid="launch_pid", tid="launch_tid")], how="horizontal")
+    parts = step_gap_parts(trace)
+    on_thread = pl.concat([parts, gap[parts["gap_id"]]], how="horizontal")
+    calls = _owning_calls(trace).with_row_index("call")
+    call = intervals.holding(on_thread.select("start_ns", *_THREAD), "start_ns", calls, "call", _THREAD)["call"]
     caused = pl.col("cause").is_in([*HOST_CAUSES, "blocked"])
     return (
-        in_call.join(owners, on="call_id", how="left", maintain_order="left")
+        on_thread.with_columns(calls["call_id"].gather(call), call_owner=calls["call_owner"].gather(call))
         .with_columns(
             owner=pl.when(~caused)
             .then(None)
@@ -58,10 +58,8 @@ def owned_gap_parts(trace: Trace) -> pl.DataFrame:
 
 
 def _places(trace: Trace) -> pl.DataFrame:
-    """gap_id → ``place``."""
-    found = (
-        gaps(trace).filter(pl.col("step_id").is_not_null()).select("gap_id", "step_id", "device", "start_ns", "end_ns")
-    )
+    """``place`` of every gap, in their order."""
+    found = gaps(trace).select("step_id", "device", "start_ns", "end_ns")
     place = ["step_id", "device", "start_ns"]
     first = (
         pl.concat([gpu_ops(trace).select(place), opaque_windows(trace).select(place)])
@@ -74,8 +72,9 @@ def _places(trace: Trace) -> pl.DataFrame:
         intervals.holding(found, "start_ns", boundaries, "boundary_id", ["device"])
         .join(first, on=["step_id", "device"], how="left", maintain_order="left")
         .select(
-            "gap_id",
-            place=pl.when(pl.col("boundary_id").is_not_null())
+            place=pl.when(pl.col("step_id").is_null())
+            .then(None)
+            .when(pl.col("boundary_id").is_not_null())
             .then(pl.lit("graph boundary"))
             .when(pl.col("end_ns") <= pl.col("first_ns"))
             .then(pl.lit("between steps"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from traceql.derived import intervals, memoised
-from traceql.derived.gap_host import host_parts
+from traceql.derived.gap_host import host_parts, runs
 from traceql.derived.gpu_ops import gpu_ops
 from traceql.derived.launches import launches
 from traceql.derived.opaque_replays import NAME, opaque_windows
@@ -15,7 +15,7 @@ from traceql.trace import Trace
 @memoised
 def _gaps(trace: Trace) -> pl.DataFrame:
     """One row a gap: place, neighbours, and the launch call of the work that ended it."""
-    work = _work(trace)
+    work = not_idle(trace)
     reaches = pl.col("end_ns") == pl.col("end_ns").cum_max()
     first_of_launch = pl.col("gpu_op_id").min().over("launch_id") == pl.col("gpu_op_id")
     neighbour = pl.when(reaches).then(pl.struct(before_op_id="gpu_op_id", before="name"))
@@ -38,7 +38,7 @@ def _gaps(trace: Trace) -> pl.DataFrame:
     )  # fmt: skip
 
 
-def _work(trace: Trace) -> pl.DataFrame:
+def not_idle(trace: Trace) -> pl.DataFrame:
     """All between which a device is idle: its GPU work, and windows in which a replay without record may have run.
 
     A window is cut to the end of the recorded work: nothing shows that the device was idle after that.
@@ -63,24 +63,23 @@ def _work(trace: Trace) -> pl.DataFrame:
 
 
 def _assigned_to_steps(gaps: pl.DataFrame, ops: pl.DataFrame) -> pl.DataFrame:
-    """A gap belongs to the step of the work after it; between two steps, to the one that follows.
+    """A gap belongs to the step of the work after it; where that has none, to the step of the next work that has one.
 
     Before a device's first step and after its last there is no step: warm-up and what follows is not a step's loss.
     """
-    spans = (
+    work = (
         ops.filter(pl.col("step_id").is_not_null())
-        .group_by("device", "step_id")
-        .agg(first=pl.col("start_ns").min(), last=pl.col("end_ns").max())
+        .select("device", first="start_ns", next_step="step_id")
         .sort("first")
     )
-    if spans.is_empty():
+    if work.is_empty():
         return gaps
-    bounds = spans.group_by("device").agg(first_step=pl.col("first").min())
+    bounds = work.group_by("device").agg(first_step=pl.col("first").min())
     following = (
         gaps.select("gap_id", "device", "end_ns")
         .sort("end_ns")
         .join_asof(
-            spans.select("device", "first", next_step="step_id"),
+            work,
             left_on="end_ns", right_on="first", by="device", strategy="forward", check_sortedness=False,
         )
         .join(bounds, on="device", how="left")
@@ -103,8 +102,10 @@ def gap_parts(trace: Trace) -> pl.DataFrame:
         found.with_columns(cause=whole).filter(pl.col("cause").is_not_null()).select(_PART),
         *host_parts(trace, found.filter(whole.is_null())),
     ]
-    order = ["gap_id", "start_ns"]
-    return pl.concat(parts).filter(pl.col("end_ns") > pl.col("start_ns")).sort(order).pipe(_merged)
+    lasting = pl.concat(part.filter(pl.col("end_ns") > pl.col("start_ns")) for part in parts)
+    in_order = lasting.sort("gap_id", maintain_order=True)  # each of them is, and the launch latency comes last
+    merged = runs(in_order, ["gap_id", "cause", "detail", "blame"])
+    return merged.with_columns(dur_ns=pl.col("end_ns") - pl.col("start_ns"))
 
 
 _PART = [
@@ -122,19 +123,6 @@ def _whole_gap_cause() -> pl.Expr:
         .then(pl.lit("in-graph"))
         .when(pl.col("launch_end") <= pl.col("gap_start"))
         .then(pl.lit("device latency"))
-    )
-
-
-def _merged(parts: pl.DataFrame) -> pl.DataFrame:
-    """Neighbouring parts of one gap with the same cause, detail and blame as one."""
-    key = ["gap_id", "cause", "detail", "blame"]
-    run = pl.struct(key).rle_id()
-    return (
-        parts.with_columns(run=run)
-        .group_by("run", maintain_order=True)
-        .agg(pl.col(key).first(), pl.col("start_ns").min(), end_ns=pl.col("end_ns").max())
-        .with_columns(dur_ns=pl.col("end_ns") - pl.col("start_ns"))
-        .drop("run")
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from traceql.derived import memoised
+from traceql.derived import intervals, memoised
 from traceql.derived.gemm_shapes import CUSTOM_GEMM, FORM, GEMM_NAMES, gemm_form
 from traceql.derived.layers import layer_kernels
 from traceql.derived.ops import cpu_ops, op_gpu_rows
@@ -90,10 +90,6 @@ def gemm_gpu_rows(trace: Trace) -> pl.DataFrame:
 
 def _nearest_ancestor(ops: pl.DataFrame, chosen: pl.Series, *, strict: bool) -> pl.Series:
     """For each op (op_id is its row): the innermost of ``chosen`` around it, −1 if none; itself unless ``strict``."""
-    parent = np.append(ops["parent_id"].fill_null(-1).to_numpy(), -1)
-    is_chosen = np.zeros(len(parent), np.bool_)
+    is_chosen = np.zeros(ops.height, np.bool_)
     is_chosen[chosen.to_numpy()] = True
-    at = parent[:-1].copy() if strict else np.arange(ops.height)
-    while (moving := (at >= 0) & ~is_chosen[at]).any():
-        at[moving] = parent[at[moving]]
-    return pl.Series(at, dtype=pl.Int64)
+    return pl.Series(intervals.nearest(is_chosen, ops["parent_id"].fill_null(-1).to_numpy(), itself=not strict))

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-import numpy as np
 import polars as pl
 
 from traceql.derived import api, intervals, memoised
 from traceql.derived.module_ranges import displayed
+from traceql.derived.naming import Names
 from traceql.trace import Trace
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 _LEVEL = {"python": 0, "range": 1, "op": 2, "runtime": 3, "driver": 4, "profiler": 4}
 """Kinds of activity; of two with the same span the one with the lower number is the outer."""
+_KINDS = pl.Enum(list(_LEVEL))
 
 CUDA_ITSELF = r"(?i)driver compiler|module loading|lazy function loading|command buffer full"
 """CUPTI's kinds of overhead that are CUDA's own and happen without a profiler too: compiling and loading code on first use,
@@ -30,19 +33,44 @@ _NEXT_CALL_WITHIN_NS = 1_000_000
 class HostTimeline:
     """Activities and the pieces each thread's time falls into.
 
-    ``activities``: activity_id, kind (python, range, op, runtime, driver, profiler), source_id, name, pid, tid, thread (a
-    dense number), start_ns, end_ns, parent (activity_id, −1 at the top), in_op (an operator or inside one), sorted by
-    (thread, start);
+    ``activities``: kind (python, range, op, runtime, driver, profiler), source_id, name, thread, start_ns, end_ns, parent
+    (row of the activity around it, −1 at the top), in_op (an operator or inside one), sorted by (thread, start);
     ``waits``, whether it is a call that waits for the GPU.
-    ``pieces``: thread, start_ns, end_ns, activity_id of the innermost activity, −1 where nothing was recorded; sorted,
-    disjoint, and together all time of each thread; ``piece`` is the row number.
+    ``pieces``: thread, start_ns, end_ns, activity (row of the innermost one, −1 where nothing was recorded); sorted,
+    disjoint, and together all time of each thread.
+    ``threads``: pid and tid of each ``thread``, a dense number.
     """
 
     activities: pl.DataFrame
     pieces: pl.DataFrame
+    threads: pl.DataFrame
 
     def column(self, name: str) -> NDArray[np.int64]:
         return self.activities[name].to_numpy()
+
+    @cached_property
+    def names(self) -> Names:
+        """What the activities are called."""
+        return Names.of(self.activities["name"])
+
+    @cached_property
+    def _starts(self) -> intervals.Starts:
+        return intervals.Starts(self.pieces, ["thread"])
+
+    def piece_at(self, points: pl.DataFrame, at: str) -> pl.Series:
+        """Row of the piece that holds ``at`` on each point's ``thread``; null for a thread without activities."""
+        return self._starts.last(points, at)
+
+    def activity_at(self, points: pl.DataFrame, at: str) -> NDArray[np.int64]:
+        """Row of the innermost activity at ``at`` on each point's ``thread``, −1 for none."""
+        activity: NDArray[np.int64] = self.pieces["activity"].gather(self.piece_at(points, at)).fill_null(-1).to_numpy()
+        return activity
+
+    def spent(self, windows: pl.DataFrame, part: NDArray[np.int8], parts: int) -> NDArray[np.int64]:
+        """How long the innermost activity was of each ``part`` (given for every activity, −1 for none) in each window
+        (thread, start_ns, end_ns), ns: a row a window, a column a part."""
+        first = self.piece_at(windows, "start_ns").fill_null(self.pieces.height).to_numpy()
+        return intervals.spent(self.pieces, first, windows["start_ns"], windows["end_ns"], part, parts)
 
 
 @memoised
@@ -59,53 +87,28 @@ def host_timeline(trace: Trace) -> HostTimeline:
             start_ns="start_ns", end_ns=pl.col("start_ns") + pl.col("dur_ns"),
         ),
     ]  # fmt: skip
-    joined = pl.concat(frames).filter(pl.col("tid").is_not_null() & (pl.col("end_ns") > pl.col("start_ns")))
-    sorted_ = (
-        joined.with_columns(
-            thread=pl.struct("pid", "tid").rank("dense").cast(pl.Int64),
-            level=pl.col("kind").replace_strict(_LEVEL, return_dtype=pl.Int64),
-        )
-        .sort("thread", "start_ns", pl.col("end_ns") * -1, "level", maintain_order=True)
-        .drop("level")
-        .with_columns(activity_id=pl.int_range(pl.len(), dtype=pl.Int64))
-    )
-    starts, ends, thread = (sorted_[c].to_numpy() for c in ("start_ns", "end_ns", "thread"))
-    parent = intervals.parents(starts, ends, thread)
-    in_op = _or_any_ancestor((sorted_["kind"] == "op").to_numpy(), parent)
-    activities = sorted_.with_columns(parent=pl.Series(parent, dtype=pl.Int64), in_op=pl.Series(in_op))
-    pieces = intervals.innermost(starts, ends, thread).rename({"group": "thread", "row": "activity_id"})
-    return HostTimeline(activities, pieces.with_columns(piece=pl.int_range(pl.len(), dtype=pl.Int64)))
+    lasting = pl.col("tid").is_not_null() & (pl.col("end_ns") > pl.col("start_ns"))
+    unsorted = pl.concat(frame.filter(lasting) for frame in frames).with_columns(pl.col("kind").cast(_KINDS))
+    thread = unsorted.select(thread=pl.struct("pid", "tid").rank("dense").cast(pl.Int64))
+    threads = pl.concat([thread, unsorted.select("pid", "tid")], how="horizontal").unique()
+    level = pl.col("kind").replace_strict(_LEVEL, return_dtype=pl.Int8)
+    numbered = pl.concat([thread, unsorted.drop("pid", "tid")], how="horizontal")
+    del unsorted  # a trace with stacks has millions of rows here
+    order = pl.arg_sort_by("thread", "start_ns", pl.col("end_ns") * -1, level, maintain_order=True)
+    sorted_ = numbered[numbered.select(order).to_series()]
+    del numbered
+    starts, ends, group = (sorted_[c].to_numpy() for c in ("start_ns", "end_ns", "thread"))
+    parent = intervals.parents(starts, ends, group)
+    op = (sorted_["kind"] == "op").to_numpy()
+    in_op = op | (intervals.nearest(op, parent) >= 0)
+    activities = sorted_.with_columns(parent=pl.Series(parent), in_op=pl.Series(in_op))
+    pieces = intervals.innermost(starts, ends, group).rename({"group": "thread", "row": "activity"})
+    return HostTimeline(activities, pieces, threads)
 
 
 def _ranges(trace: Trace) -> pl.DataFrame:
     rows = trace.loaded["annotations"].filter(pl.col("side") == "cpu")
     return rows.with_columns(name=displayed(rows["name"]))
-
-
-def _or_any_ancestor(flag: NDArray[np.bool_], parent: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether a row or any row around it has the flag, in log₂(depth) passes: each doubles the reach upwards."""
-    reached = np.append(flag, False)  # the last entry stands for "no parent", which −1 indexes
-    ancestor = np.append(parent, -1)
-    while (ancestor[:-1] >= 0).any():
-        reached |= reached[ancestor]
-        ancestor = ancestor[ancestor]
-    found: NDArray[np.bool_] = reached[:-1]
-    return found
-
-
-def nearest(mask: NDArray[np.bool_], parent: NDArray[np.int64], *, itself: bool = False) -> NDArray[np.int64]:
-    """Row of each row's nearest ancestor in ``mask`` (or its own, with ``itself``), −1 if none.
-
-    Takes log₂(depth) passes: each doubles the reach.
-    """
-    wanted = np.append(mask, True)  # the last entry stands for "no parent", which −1 indexes
-    found = np.append(parent, -1)
-    if itself:
-        found[:-1] = np.where(mask, np.arange(len(parent)), parent)
-    while (moving := ~wanted[found[:-1]]).any():
-        rows = np.flatnonzero(moving)
-        found[rows] = found[found[rows]]
-    return found[:-1]
 
 
 def _activities(frame: pl.DataFrame, kind: str, identity: str) -> pl.DataFrame:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, NamedTuple
+
 import numpy as np
 import polars as pl
 
-from traceql.derived import api, memoised
-from traceql.derived.host import host_timeline, nearest
+from traceql.derived import api, intervals, memoised
+from traceql.derived.host import host_timeline
 from traceql.derived.launches import launches
-from traceql.derived.naming import labels
 from traceql.derived.steps import marks, step_of_time
 from traceql.trace import Trace
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _STAGED_BYTES = 64 * 1024
 """Host-to-device copies up to this size return once staged, without waiting: CUDA programming guide, "Asynchronous
@@ -65,38 +69,63 @@ def allocations(trace: Trace) -> pl.DataFrame:
     return trace.loaded["runtime_calls"].filter(made).with_columns(end_ns=pl.col("start_ns") + pl.col("dur_ns"))
 
 
-@memoised
-def _around(trace: Trace) -> pl.DataFrame:
-    """For every activity: kind, source_id and what is around it, null when not recorded.
+class _Around(NamedTuple):
+    """For every activity the row of what is around it, −1 when not recorded: the outermost operator, the innermost
+    Python frame that is neither built-in nor torch's own, the innermost named range that is no step."""
 
-    ``op`` is the outermost operator, ``frame`` the innermost Python frame that is neither built-in nor torch's own,
-    ``range`` the innermost named range that is no step.
-    """
-    activities = host_timeline(trace).activities
-    parent = activities["parent"].to_numpy()
-    kind, name = activities["kind"], activities["name"]
-    op_above = np.append(activities["in_op"].to_numpy(), False)[parent]
-    masks = {
-        "op": (kind == "op").to_numpy() & ~op_above,
-        "frame": ((kind == "python") & (labels(name, _FRAMES) == "program").fill_null(False)).to_numpy(),
-        "range": ((kind == "range") & ~name.is_in(marks(trace)["name"].implode())).fill_null(False).to_numpy(),
-    }
-    return activities.select("kind", "source_id").with_columns(
-        name.gather(pl.Series(nearest(mask, parent), dtype=pl.Int64).replace(-1, None)).alias(label)
-        for label, mask in masks.items()
+    op: NDArray[np.int64]
+    frame: NDArray[np.int64]
+    range: NDArray[np.int64]
+
+
+@memoised
+def _around(trace: Trace) -> _Around:
+    timeline = host_timeline(trace)
+    parent, kind = timeline.column("parent"), timeline.activities["kind"]
+    op_above = np.append(timeline.activities["in_op"].to_numpy(), False)[parent]
+    no_step = ~timeline.activities["name"].is_in(marks(trace)["name"].implode())
+    masks = (
+        (kind == "op").to_numpy() & ~op_above,
+        ((kind == "python") & (timeline.names.labels(_FRAMES) == "program").fill_null(False)).to_numpy(),
+        ((kind == "range") & no_step).fill_null(False).to_numpy(),
+    )
+    return _Around(*(intervals.nearest(mask, parent) for mask in masks))
+
+
+def _names_around(trace: Trace, rows: pl.Series) -> pl.DataFrame:
+    """``op``, ``frame`` and ``range`` around activities, given as row numbers (null: none)."""
+    names = host_timeline(trace).activities["name"]
+    at = rows.fill_null(-1).to_numpy()
+    return pl.DataFrame(
+        {
+            label: names.gather(intervals.rows_or_null(np.append(around, -1)[at]))
+            for label, around in _around(trace)._asdict().items()
+        }
     )
 
 
 @memoised
 def callers(trace: Trace) -> pl.DataFrame:
     """call_id → ``op``, ``frame`` and ``range`` around the API call, and ``caller``, the most telling of them."""
-    return _around(trace).filter(pl.col("kind") == "runtime").select(
-        "op", "frame", "range", call_id="source_id",
+    activities = host_timeline(trace).activities
+    rows = (activities["kind"] == "runtime").arg_true()
+    return _names_around(trace, rows).with_columns(
+        activities["source_id"].gather(rows).alias("call_id"),
         caller=pl.coalesce(pl.concat_str("op", pl.lit(" in "), "frame"), "frame", "op", "range"),
-    )  # fmt: skip
+    )
 
 
 @memoised
-def op_callers(trace: Trace) -> pl.DataFrame:
-    """op_id → ``frame`` and ``range`` around the operator call."""
-    return _around(trace).filter(pl.col("kind") == "op").select("frame", "range", op_id="source_id")
+def _row_of_op(trace: Trace) -> NDArray[np.int64]:
+    """For every operator the row of its activity, −1 where it has none."""
+    activities = host_timeline(trace).activities
+    rows = (activities["kind"] == "op").arg_true()
+    found = np.full(trace.loaded["cpu_ops"].height, -1, np.int64)
+    found[activities["source_id"].gather(rows).to_numpy()] = rows.to_numpy()
+    return found
+
+
+def op_callers(trace: Trace, op_ids: pl.Series) -> pl.DataFrame:
+    """``frame`` and ``range`` around each of the operator calls."""
+    rows = intervals.rows_or_null(_row_of_op(trace)[op_ids.to_numpy()])
+    return _names_around(trace, rows).select("frame", "range")

@@ -16,7 +16,8 @@ _SCHEMA = {
 
 @memoised
 def kernels_in_launch_order(trace: Trace, pid: int | None = None) -> pl.DataFrame:
-    """Kernels of the busiest device (of one process with ``pid``): kernel_id, symbol (a number for each distinct name), category, call_ns, pid, tid.
+    """Kernels of the busiest device (of one process with ``pid``): kernel_id, symbol (a number for each distinct name, 0
+    for none), category, call_ns, pid, tid.
 
     ``call_ns`` is when the launch call started; kernels of one replay share it. Without launch calls in the trace, the
     kernel's own start stands in.
@@ -41,6 +42,6 @@ def kernels_in_launch_order(trace: Trace, pid: int | None = None) -> pl.DataFram
         .sort("call_ns", "start_ns", maintain_order=True)
         .select(
             "call_ns", "tid", "category", "pid", kernel_id="source_id",
-            symbol=pl.col("kernel").rank("dense").cast(pl.Int64),
+            symbol=pl.col("kernel").rank("dense").cast(pl.Int64).fill_null(0),
         )
     )  # fmt: skip

@@ -6,6 +6,7 @@ import polars as pl
 
 from traceql import schema
 from traceql.derived import api, memoised
+from traceql.derived.naming import told
 from traceql.trace import Trace
 
 _GPU_TABLES = {"kernel": "kernels", "memcpy": "memcpys", "memset": "memsets", "graph": "graph_traces"}
@@ -46,7 +47,8 @@ def calls_with_gpu_work(trace: Trace) -> pl.DataFrame:
     keys = ["pid", "correlation_id"]
     launched = _joinable(trace).filter(pl.col("correlation_id").is_not_null())
     counts = launched.group_by(keys).agg(gpu_ops=pl.len().cast(pl.Int64))
-    calls = trace.loaded["runtime_calls"].with_columns(_correlation(), kind=api.kind(pl.col("name")))
+    calls = trace.loaded["runtime_calls"]
+    calls = calls.with_columns(_correlation(), kind=told(calls["name"], api.kind(pl.col("name"))))
     linked = (
         calls.filter(pl.col("correlation_id").is_not_null())
         .sort(pl.col("kind").is_null(), "start_ns", maintain_order=True)

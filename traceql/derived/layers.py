@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import polars as pl
 
 from traceql.derived import intervals, memoised
 from traceql.derived.gpu_ops import gpu_ops
+from traceql.derived.naming import Names
 from traceql.derived.repetition import Repetition, blocks
 from traceql.trace import Trace
 
@@ -14,37 +16,36 @@ from traceql.trace import Trace
 def layer_kernels(trace: Trace) -> pl.DataFrame:
     """Kernels that lie in a layer: kernel_id, step_id, device, layer (0-based), position in the layer, repeats."""
     shape = ["grid_x", "grid_y", "grid_z", "block_x", "block_y", "block_z"]
+    loaded = trace.loaded["kernels"]
+    symbol = loaded.select(Names.of(loaded["name"]).number, *shape).select(pl.struct(pl.all()).rank("dense"))
     kernels = (
         gpu_ops(trace)
         .filter((pl.col("kind") == "kernel") & pl.col("step_id").is_not_null())
         .select("step_id", "device", "start_ns", kernel_id="source_id")
-        .join(trace.loaded["kernels"].select("kernel_id", "name", *shape), on="kernel_id", how="left")
-        .with_columns(symbol=pl.struct("name", *shape).rank("dense").cast(pl.Int64))
         .sort("step_id", "device", "start_ns", "kernel_id", maintain_order=True)
     )
+    symbols = symbol.to_series().gather(kernels["kernel_id"]).cast(pl.Int64).to_numpy()
+    runs = kernels.select(pl.struct("step_id", "device").rle()).unnest("step_id")
     known: dict[bytes, Repetition] = {}
-    parts = []
-    for (step_id, device), step in kernels.group_by("step_id", "device", maintain_order=True):
-        symbols = step["symbol"].to_numpy()
-        found = known.get(symbols.tobytes()) or known.setdefault(symbols.tobytes(), blocks(symbols))
-        if found.count:
-            members = step.slice(found.start, found.period * found.count).select("kernel_id")
-            parts.append(
-                members.with_columns(
-                    pl.lit(step_id, pl.Int64).alias("step_id"),
-                    pl.lit(device, pl.Int64).alias("device"),
-                    layer=pl.int_range(pl.len(), dtype=pl.Int64) // found.period,
-                    position=pl.int_range(pl.len(), dtype=pl.Int64) % found.period,
-                )
-            )
-    schema = {
-        "kernel_id": pl.Int64,
-        "step_id": pl.Int64,
-        "device": pl.Int64,
-        "layer": pl.Int64,
-        "position": pl.Int64,
-    }
-    return pl.concat(parts) if parts else pl.DataFrame(schema=schema)
+    first, periods, counts = [], [], []
+    begin = 0
+    for length in runs["len"]:
+        step = symbols[begin : begin + length]
+        found = known.get(step.tobytes()) or known.setdefault(step.tobytes(), blocks(step))
+        first.append(begin + found.start)
+        periods.append(found.period)
+        counts.append(found.period * found.count)
+        begin += length
+    place = np.concatenate([np.arange(count) for count in [0, *counts]])
+    rows = place + np.repeat(np.array(first, np.int64), counts)
+    period = np.repeat(np.array(periods, np.int64), counts)
+    return (
+        kernels[rows]
+        .select("kernel_id", "step_id", "device")
+        .with_columns(
+            layer=pl.Series(place // period, dtype=pl.Int64), position=pl.Series(place % period, dtype=pl.Int64)
+        )
+    )
 
 
 @memoised

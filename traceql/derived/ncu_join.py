@@ -88,7 +88,7 @@ def ncu_matches(trace: Trace) -> pl.DataFrame:
         timeline_ns=pl.col("dur_ns").median().round().cast(pl.Int64),
         total_ns=pl.col("dur_ns").sum(),
         shapes=product.filter(pl.col("m").is_not_null()).n_unique().cast(pl.Int64),
-        shape_bytes=pl.col("bytes").drop_nulls().mode().first(),
+        shape_bytes=pl.col("bytes").drop_nulls().mode().min(),
         bound_by_shapes=pl.col("bound").drop_nulls().mode().sort().first(),
     )
     counters = profiled(trace).drop("category", "rank", "bound")

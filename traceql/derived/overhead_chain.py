@@ -6,6 +6,9 @@ Host parts split the launching thread's time in the window exactly: they add up 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import numpy as np
 import polars as pl
 
 from traceql.derived import api, intervals, memoised
@@ -13,11 +16,14 @@ from traceql.derived.gap_owners import owned_gap_parts
 from traceql.derived.gpu_ops import gpu_ops
 from traceql.derived.gpu_work import gpu_work
 from traceql.derived.host import host_timeline
-from traceql.derived.host_path import waits
 from traceql.derived.launches import launches
 from traceql.derived.layers import layer_kernels
+from traceql.derived.naming import told
 from traceql.derived.steps import marks, steps
 from traceql.trace import Trace
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 HOST_PARTS = ("dispatch_ns", "launch_ns", "other_calls_ns", "wait_ns", "profiler_ns", "python_ns")
 """Where the launching thread's time goes: inside operators and outside API calls; in calls that put work on the GPU; in
@@ -56,9 +62,9 @@ def step_chain(trace: Trace) -> pl.DataFrame:
 
 
 @memoised
-def layer_chain(trace: Trace) -> pl.DataFrame:
-    """One row a layer launched kernel by kernel: step_id, layer, device, host_ns and its HOST_PARTS, gpu_busy_ns,
-    gpu_idle_ns.
+def layer_chain(trace: Trace, step_id: int) -> pl.DataFrame:
+    """One row a layer of the step that was launched kernel by kernel: step_id, layer, device, host_ns and its HOST_PARTS,
+    gpu_busy_ns, gpu_idle_ns.
 
     On the host a layer lasts from the launch call of its first kernel to that of the next layer's, on the GPU from
     its first kernel to the next layer's; the last layer of a run has no end and no row. Layers inside a graph replay
@@ -70,7 +76,7 @@ def layer_chain(trace: Trace) -> pl.DataFrame:
     following = pl.col("call_ns", "gpu_ns").shift(-1).over("step_id", "device", order_by="layer").name.prefix("next_")
     windows = (
         layer_kernels(trace)
-        .filter(pl.col("position") == 0)
+        .filter(pl.col("position") == 0, pl.col("step_id") == step_id)
         .join(kernels.select("launch_id", kernel_id="source_id", gpu_ns="start_ns"), on="kernel_id")
         .join(calls, on="launch_id")
         .with_columns(following)
@@ -101,47 +107,37 @@ def _launching_thread(trace: Trace) -> pl.DataFrame:
 
 def _host_parts(trace: Trace, windows: pl.DataFrame, key: list[str]) -> pl.DataFrame:
     """``windows`` (key, pid, tid, start_ns, end_ns) as key, host_ns and HOST_PARTS."""
-    pieces = _classified(trace)
-    each = windows.join(pl.DataFrame({"part": _RECORDED}), how="cross")
-    by = [*_THREAD, "part"]
-    until = intervals.busy_at(each, ("start_ns", "end_ns"), pieces, by)
-    wide = (
-        each.with_columns(spent=until[1] - until[0])
-        .pivot("part", index=[*key, "start_ns", "end_ns"], values="spent", maintain_order=True)
-        .with_columns(host_ns=pl.col("end_ns") - pl.col("start_ns"))
-    )
-    if windows.is_empty():
-        return windows.select(key).with_columns(pl.lit(None, pl.Int64).alias(name) for name in ("host_ns", *HOST_PARTS))
-    return wide.with_columns(python_ns=pl.col("host_ns") - pl.sum_horizontal(_RECORDED)).select(
-        *key, "host_ns", *HOST_PARTS
+    timeline = host_timeline(trace)
+    placed = windows.join(timeline.threads, on=_THREAD, how="left", maintain_order="left")
+    spent = pl.DataFrame(timeline.spent(placed, _part(trace), len(_RECORDED)), schema=list(_RECORDED))
+    host = windows.select(*key, host_ns=pl.col("end_ns") - pl.col("start_ns"))
+    return (
+        pl.concat([host, spent], how="horizontal")
+        .with_columns(python_ns=pl.col("host_ns") - pl.sum_horizontal(_RECORDED))
+        .select(*key, "host_ns", *HOST_PARTS)
     )
 
 
 @memoised
-def _classified(trace: Trace) -> pl.DataFrame:
-    """Pieces of every thread's time that fall into one of ``_RECORDED``: pid, tid, part, start_ns, end_ns."""
-    timeline = host_timeline(trace)
-    waiting = timeline.activities["source_id"].is_in(waits(trace)["call_id"].implode())
-    activities = timeline.activities
-    parent = activities["parent"]
+def _part(trace: Trace) -> NDArray[np.int8]:
+    """For every activity which of ``_RECORDED`` its time is, −1 for none."""
+    activities = host_timeline(trace).activities
+    kind = activities["kind"]
+    part = np.where(activities["in_op"].to_numpy(), _RECORDED.index("dispatch_ns"), -1).astype(np.int8)
+    part[(kind == "profiler").to_numpy()] = _RECORDED.index("profiler_ns")
+    calls = kind.is_in(["runtime", "driver"]).arg_true()
+    called = activities.select("kind", "name", "waits", "parent")[calls]
+    parent = called["parent"]
     around = activities.select("kind", "name")[parent.set(parent < 0, 0)]
     # what CUDA does itself belongs to the call around it, and is a call of its own where there is none
-    in_call = (pl.col("kind") == "driver") & pl.Series((around["kind"] == "runtime") & (parent >= 0))
-    called = pl.when(in_call).then(around["name"]).otherwise("name")
-    is_call = pl.col("kind").is_in(["runtime", "driver"])
-    part = (
-        pl.when(pl.col("kind") == "profiler")
-        .then(pl.lit("profiler_ns"))
-        .when(is_call & waiting)
-        .then(pl.lit("wait_ns"))
-        .when(is_call & api.kind(called).is_not_null())
-        .then(pl.lit("launch_ns"))
-        .when(is_call)
-        .then(pl.lit("other_calls_ns"))
-        .when(pl.col("in_op"))
-        .then(pl.lit("dispatch_ns"))
-    )
-    parts = activities.select("activity_id", *_THREAD, part=part)
-    return timeline.pieces.join(parts, on="activity_id", how="left", maintain_order="left").filter(
-        pl.col("part").is_not_null()
-    )
+    in_call = (called["kind"] == "driver") & (around["kind"] == "runtime") & (parent >= 0)
+    launches_work = told(around["name"].zip_with(in_call, called["name"]), api.kind(pl.col("name"))).is_not_null()
+    part[calls.to_numpy()] = called.select(
+        pl.when("waits")
+        .then(_RECORDED.index("wait_ns"))
+        .when(launches_work)
+        .then(_RECORDED.index("launch_ns"))
+        .otherwise(_RECORDED.index("other_calls_ns"))
+        .cast(pl.Int8)
+    ).to_series()
+    return part

@@ -24,18 +24,31 @@ def period_parts(trace: Trace, step_id: int) -> pl.DataFrame:
 
     ``what`` is *gpu* (role: the kernel's place in the block or its category, memcpy, memset or graph replay), *idle*
     (role: the cause, name: what is to blame) or *unrecorded* (a replay that left no device record may have run). Where operations overlap, the time is the one's that started first.
-    ``count`` is operations or gaps that start in the period. The device is the one that stands for the step.
+    ``count`` is operations, and gaps of which such a part starts in the period. The device is the one that stands for the
+    step.
     """
+    return _parts(trace, step_id, ["what", "role", "name"])
+
+
+@memoised
+def period_roles(trace: Trace, step_id: int) -> pl.DataFrame:
+    """``period_parts`` by role alone: what, role, count, ns. A gap with several to blame counts once."""
+    return _parts(trace, step_id, ["what", "role"])
+
+
+def _parts(trace: Trace, step_id: int, keys: list[str]) -> pl.DataFrame:
+    schema = {name: dtype for name, dtype in SCHEMA.items() if name in (*keys, "count", "ns")}
     step = steps(trace).filter(pl.col("step_id") == step_id).row(0, named=True)
     begin, period = step["start_ns"], step["period_ns"]
     device = main_device(trace, step_id)
     if device is None or not period:
-        return pl.DataFrame(schema=SCHEMA)
-    work = _summed(_work_rows(trace, device, begin, begin + period))
-    idle = _summed(_idle_rows(trace, device, begin, begin + period))
-    hidden = _hidden(trace, device, begin, begin + period)
+        return pl.DataFrame(schema=schema)
+    work = _summed(_work_rows(trace, device, begin, begin + period), keys, "gpu_op_id")
+    idle = _summed(_idle_rows(trace, device, begin, begin + period), keys, "gap_id")
+    hidden = _summed(_hidden_rows(trace, device, begin, begin + period), keys, "launch_id")
     rest = period - sum(int(part["ns"].sum()) for part in (work, idle, hidden))
-    outside = pl.DataFrame([("idle", OUTSIDE, None, 1, rest)] if rest else [], schema=SCHEMA, orient="row")
+    row = {"what": "idle", "role": OUTSIDE, "name": None, "count": 1, "ns": rest}
+    outside = pl.DataFrame([{name: row[name] for name in schema}] if rest else [], schema=schema)
     return pl.concat([work, idle, hidden, outside])
 
 
@@ -106,28 +119,26 @@ def _idle_rows(trace: Trace, device: int, begin: int, end: int) -> pl.DataFrame:
     )  # fmt: skip
 
 
-def _hidden(trace: Trace, device: int, begin: int, end: int) -> pl.DataFrame:
+def _hidden_rows(trace: Trace, device: int, begin: int, end: int) -> pl.DataFrame:
     """What of the windows of replays without record is not seen to be busy."""
     windows = _within(opaque_windows(trace).filter(pl.col("device") == device), begin, end)
     ops = gpu_ops(trace).filter(pl.col("device") == device)
     busy = intervals.busy_at(windows, ("start_ns", "end_ns"), ops, ["device"])
     seen = busy[1] - busy[0]
-    return (
-        windows.with_columns(
-            what=pl.lit("unrecorded"),
-            role=pl.lit("opaque replay"),
-            name=pl.lit(None, pl.String),
-            ns=pl.col("end_ns") - pl.col("start_ns") - seen,
-        )
-        .filter(pl.col("ns") > 0)
-        .pipe(_summed)
-    )
+    return windows.with_columns(
+        what=pl.lit("unrecorded"),
+        role=pl.lit("opaque replay"),
+        name=pl.lit(None, pl.String),
+        ns=pl.col("end_ns") - pl.col("start_ns") - seen,
+    ).filter(pl.col("ns") > 0)
 
 
-def _summed(rows: pl.DataFrame) -> pl.DataFrame:
+def _summed(rows: pl.DataFrame, keys: list[str], instance: str) -> pl.DataFrame:
+    """Time by ``keys``, and how many of the things that ``instance`` numbers start there."""
+    started = pl.col(instance).filter("starts").n_unique()
     return (
-        rows.group_by("what", "role", "name")
-        .agg(count=pl.col("starts").sum().cast(pl.Int64), ns=pl.col("ns").sum().cast(pl.Int64))
-        .sort(pl.col("ns") * -1, "role", "name")
-        .select(list(SCHEMA))
+        rows.group_by(keys)
+        .agg(count=started.cast(pl.Int64), ns=pl.col("ns").sum().cast(pl.Int64))
+        .sort(pl.col("ns") * -1, *keys[1:])
+        .select(*keys, "count", "ns")
     )

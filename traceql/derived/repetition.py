@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from traceql.derived.repetition_kernels import longest_alike
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -40,14 +42,11 @@ def blocks(symbols: NDArray[np.int64]) -> Repetition:
     Layers of a model differ so where one kernel's grid follows the tokens routed to an expert, or a library picks another
     variant of a product now and then.
     """
-    from traceql.derived.repetition_kernels import longest_alike
-
-    size = len(symbols)
-    covered: dict[int, tuple[int, int]] = {}
-    for period in range(1, min(size // _MIN_REPEATS, _LONGEST_PERIOD) + 1):
-        begin, end = longest_alike(symbols, period, period // _ODD_ONE_IN)
-        if end - begin >= period * _MIN_REPEATS:
-            covered[period] = (begin, end)
+    periods = min(len(symbols) // _MIN_REPEATS, _LONGEST_PERIOD)
+    begins, ends = np.zeros(periods + 1, np.int64), np.zeros(periods + 1, np.int64)
+    longest_alike(symbols, _ODD_ONE_IN, begins, ends)
+    enough = np.flatnonzero(ends - begins >= np.maximum(np.arange(periods + 1), 1) * _MIN_REPEATS)
+    covered = {int(period): (int(begins[period]), int(ends[period])) for period in enough}
     if not covered:
         return NO_REPETITION
     most = max(end - begin for begin, end in covered.values())

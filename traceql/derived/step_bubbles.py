@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import polars as pl
 
-from traceql.derived import api, memoised
+from traceql.derived import api, intervals, memoised
 from traceql.derived.gap_host import UNCOVERED
 from traceql.derived.gap_owners import owned_gap_parts
-from traceql.derived.host import host_timeline, nearest
-from traceql.derived.naming import labels
-from traceql.derived.steps import marks
+from traceql.derived.gpu_ops import gpu_ops
+from traceql.derived.host import host_timeline
+from traceql.derived.steps import marks, steps
 from traceql.trace import Trace
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 WORK = {
     "plan and metadata": r"plan\b|metadata|begin_forward|replay_prepare|forward_batch_info|page_table|block_table"
@@ -30,13 +25,38 @@ WORK = {
 
 WAITING = "waiting for the GPU"
 OTHER = "other host work"
+_LIKE_A_STEP = 0.75
+"""Work of no step that is this much of a step's own was a step. Where marks cover the model alone, its output projection and
+the sampling between two steps are up to a half of a model of a few layers."""
 
 
 @memoised
 def bubble_steps(trace: Trace) -> pl.DataFrame:
-    """Steps that follow another on the GPU, with the idle time between the two: step_id, idle_ns."""
+    """Steps that follow another on the GPU, with the idle time between the two: step_id, idle_ns.
+
+    Not those before which work of no step ran: a step without a mark lies between the two then, and its idle time is none of
+    theirs.
+    """
     parts = owned_gap_parts(trace).filter(pl.col("place") == "between steps")
-    return parts.group_by("step_id").agg(idle_ns=pl.col("dur_ns").sum()).sort("step_id")
+    found = parts.group_by("step_id").agg(idle_ns=pl.col("dur_ns").sum()).sort("step_id")
+    return found.join(_after_unmarked_work(trace), on="step_id", how="anti", maintain_order="left")
+
+
+def _after_unmarked_work(trace: Trace) -> pl.DataFrame:
+    """Steps before which the device did ``_LIKE_A_STEP`` of what it does in them for no step: step_id."""
+    ops = gpu_ops(trace).select("device", "start_ns", "dur_ns", "step_id").drop_nulls("device").sort("start_ns")
+    of_steps, unmarked = ops.drop_nulls("step_id"), ops.filter(pl.col("step_id").is_null()).drop("step_id")
+    busy = steps(trace).select("step_id", "gpu_busy_ns")
+    return (
+        unmarked.join_asof(
+            of_steps.drop("dur_ns"), on="start_ns", by="device", strategy="forward", check_sortedness=False
+        )
+        .group_by("step_id")
+        .agg(unmarked_ns=pl.col("dur_ns").sum())
+        .join(busy, on="step_id")
+        .filter(pl.col("unmarked_ns") > _LIKE_A_STEP * pl.col("gpu_busy_ns"))
+        .select("step_id")
+    )
 
 
 def bubble_work(trace: Trace, step_id: int) -> pl.DataFrame:
@@ -47,15 +67,16 @@ def bubble_work(trace: Trace, step_id: int) -> pl.DataFrame:
     """
     bubble = owned_gap_parts(trace).filter((pl.col("step_id") == step_id) & (pl.col("place") == "between steps"))
     timeline = host_timeline(trace)
-    threads = timeline.activities.select("thread", "pid", "tid").unique()
-    idle = bubble.select("pid", "tid", from_ns="start_ns", to_ns="end_ns").join(threads, on=["pid", "tid"])
+    idle = bubble.select("pid", "tid", from_ns="start_ns", to_ns="end_ns").join(timeline.threads, on=["pid", "tid"])
     first, last = idle.select(pl.col("from_ns").min(), pl.col("to_ns").max()).fill_null(0).row(0)
     lasting = timeline.pieces.filter((pl.col("end_ns") > first) & (pl.col("start_ns") < last))
     seen = (
         lasting.join(idle, on="thread")
         .filter((pl.col("start_ns") < pl.col("to_ns")) & (pl.col("end_ns") > pl.col("from_ns")))
-        .join(_told(trace), on="activity_id")
-        .select("work", "activity", ns=pl.min_horizontal("end_ns", "to_ns") - pl.max_horizontal("start_ns", "from_ns"))
+        .join(_told(trace), on="activity")
+        .select(
+            "work", activity="name", ns=pl.min_horizontal("end_ns", "to_ns") - pl.max_horizontal("start_ns", "from_ns")
+        )
     )
     unseen = int(bubble["dur_ns"].sum()) - int(seen["ns"].sum())
     nothing = pl.DataFrame({"work": [UNCOVERED], "activity": [UNCOVERED], "ns": [unseen]})
@@ -70,26 +91,20 @@ def bubble_work(trace: Trace, step_id: int) -> pl.DataFrame:
 
 @memoised
 def _told(trace: Trace) -> pl.DataFrame:
-    """activity_id → ``work`` and ``activity`` as ``bubble_work`` describes them."""
+    """activity (row) → ``work`` and ``name``, the ``activity`` that ``bubble_work`` describes."""
     timeline = host_timeline(trace)
     name, parent = timeline.activities["name"], timeline.column("parent")
     starts, ends = timeline.column("start_ns"), timeline.column("end_ns")
     marked = np.sort(marks(trace)["start_ns"].to_numpy())
     holds_step = np.searchsorted(marked, ends) > np.searchsorted(marked, starts)
     is_profiler = timeline.activities["kind"] == "profiler"
-    own = labels(name, {WAITING: api.SYNCHRONIZE, **{work: f"(?i){p}" for work, p in WORK.items()}})
+    own = timeline.names.labels({WAITING: api.SYNCHRONIZE, **{work: f"(?i){p}" for work, p in WORK.items()}})
     own = own.set(is_profiler, "profiler")
-    telling = nearest(own.is_not_null().to_numpy() & ~holds_step, parent, itself=True)
-    outermost = nearest(~holds_step & np.append(holds_step, True)[parent], parent, itself=True)
+    telling = intervals.nearest(own.is_not_null().to_numpy() & ~holds_step, parent, itself=True)
+    outermost = intervals.nearest(~holds_step & np.append(holds_step, True)[parent], parent, itself=True)
     shown = np.where(telling >= 0, telling, np.where(outermost >= 0, outermost, np.arange(len(parent))))
-    return timeline.activities.select(
-        "activity_id",
-        work=own.gather(_rows(telling)).fill_null(OTHER),
-        activity=name.gather(_rows(shown)),
+    return pl.select(
+        activity=pl.int_range(len(parent), dtype=pl.Int64),
+        work=own.gather(intervals.rows_or_null(telling)).fill_null(OTHER),
+        name=name.gather(shown),
     )
-
-
-def _rows(found: NDArray[np.int64]) -> pl.Series:
-    """Row numbers with −1 as null."""
-    rows = pl.Series(found, dtype=pl.Int64)
-    return rows.set(rows < 0, None)

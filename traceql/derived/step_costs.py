@@ -19,19 +19,33 @@ HOST_CAUSES = ("host", "launch", "launch latency", "graph launch")
 @memoised
 def device_gap_parts(trace: Trace) -> pl.DataFrame:
     """Parts of the gaps that belong to a step, on every device it ran on, with ``gap_ns``, ``step_kind``, ``period_ns``."""
-    gap = gaps(trace).select(
-        "gap_id", "step_id", "device", "before", "after", gap_ns="dur_ns", gap_start_ns="start_ns"
-    )  # fmt: skip
     step = steps(trace).select("step_id", "period_ns", step_kind="kind", step_device="device")
-    in_steps = gap.filter(pl.col("step_id").is_not_null())
-    return gap_parts(trace).join(in_steps, on="gap_id").join(step, on="step_id")
+    gap = (
+        gaps(trace)
+        .select("step_id", "device", gap_ns="dur_ns", gap_start_ns="start_ns")
+        .join(step, on="step_id", how="left", maintain_order="left")
+    )
+    parts = gap_parts(trace)
+    return rows_where(pl.concat([parts, gap[parts["gap_id"]]], how="horizontal"), pl.col("step_id").is_not_null())
 
 
 @memoised
 def step_gap_parts(trace: Trace) -> pl.DataFrame:
     """Parts of the gaps that belong to a step, on the device that stands for it, with ``gap_ns``, ``step_kind`` and
     ``period_ns``. Idle time of several devices at once is never added up."""
-    return device_gap_parts(trace).filter(pl.col("device") == pl.col("step_device"))
+    return rows_where(device_gap_parts(trace), pl.col("device") == pl.col("step_device"))
+
+
+@memoised
+def step_idle(trace: Trace) -> pl.DataFrame:
+    """Idle time of every step, on the device that stands for it, by cause and blame: step_id, cause, blame, ns."""
+    return step_gap_parts(trace).group_by("step_id", "cause", "blame").agg(ns=pl.col("dur_ns").sum())
+
+
+def rows_where(frame: pl.DataFrame, condition: pl.Expr) -> pl.DataFrame:
+    """``frame.filter(condition)``, the frame itself where that is all of it: not every large frame is held twice."""
+    kept = frame.select(condition.fill_null(False)).to_series()
+    return frame if kept.all() else frame.filter(kept)
 
 
 @dataclass(frozen=True)

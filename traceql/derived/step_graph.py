@@ -12,10 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
 
 from traceql.derived import memoised
 from traceql.derived.step_graph_edges import (
+    GONE,
     Nodes,
     dependencies,
     device_edges,
@@ -23,6 +25,7 @@ from traceql.derived.step_graph_edges import (
     host_edges,
     wait_edges,
 )
+from traceql.derived.step_graph_kernels import longest
 from traceql.derived.step_graph_rows import MARK, events_of, operations_of, sound, windows_of
 from traceql.trace import Trace
 
@@ -140,7 +143,8 @@ class Solution:
 
 
 def solved(nodes: int, src: Any, dst: Any, ns: Any, part: Any, begins: Any) -> Solution:
-    """The longest paths from ``begins``; ``src`` sorted. Imported late: numba takes half a second to load."""
-    from traceql.derived.step_graph_kernels import longest
-
-    return Solution(*longest(nodes, src, dst, ns, part, begins))
+    """The longest paths from ``begins``; ``src`` sorted."""
+    time, best, waiting = np.full(nodes, 2 * GONE, np.int64), np.full(nodes, -1, np.int64), np.zeros(nodes, np.int64)
+    first, ready = np.zeros(nodes + 1, np.int64), np.empty(nodes, np.int64)
+    longest(src, dst, ns, part, begins, time, best, waiting, first, ready)
+    return Solution(time, best, waiting)

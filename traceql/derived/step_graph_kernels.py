@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from traceql.compiled import compiled
-from traceql.derived.step_graph_edges import GONE
+from traceql.compiled import Ints, Small, compiled
 
 
-@compiled
-def longest(nodes: int, src: Any, dst: Any, ns: Any, rank: Any, roots: Any) -> Any:
-    """Latest start of every node and the edge that makes it, −1 for roots and what no root reaches.
+@compiled(Ints, Ints, Ints, Small, Ints, Ints, Ints, Ints, Ints, Ints)
+def longest(
+    src: Any, dst: Any, ns: Any, rank: Any, roots: Any, time: Any, best: Any, waiting: Any, first: Any, ready: Any
+) -> None:
+    """Fill the latest start of every node (``time``) and the edge that makes it (``best``), −1 for roots and what no root
+    reaches.
 
-    ``src`` must be sorted. Of edges that make the same start the one of the lowest ``rank`` is kept. The third array is
-    how many edges into each node were not followed: more than none behind a cycle.
+    ``src`` must be sorted. Of edges that make the same start the one of the lowest ``rank`` is kept. ``waiting`` is filled
+    with how many edges into each node were not followed: more than none behind a cycle. Given are ``time`` long before
+    any, ``best`` of −1, ``waiting`` and ``first`` (one more than nodes) of 0, and ``ready``, room for all nodes.
     """
-    time = np.full(nodes, 2 * GONE, np.int64)
-    best = np.full(nodes, -1, np.int64)
-    waiting = np.zeros(nodes, np.int64)
-    first = np.zeros(nodes + 1, np.int64)
+    nodes = len(time)
     for edge in range(len(src)):
         waiting[dst[edge]] += 1
         first[src[edge] + 1] += 1
@@ -28,7 +26,6 @@ def longest(nodes: int, src: Any, dst: Any, ns: Any, rank: Any, roots: Any) -> A
         first[node + 1] += first[node]
     for root in roots:
         time[root] = 0
-    ready = np.empty(nodes, np.int64)
     end = 0
     for node in range(nodes):
         if waiting[node] == 0:
@@ -48,19 +45,23 @@ def longest(nodes: int, src: Any, dst: Any, ns: Any, rank: Any, roots: Any) -> A
             if waiting[target] == 0:
                 ready[end] = target
                 end += 1
-    return time, best, waiting
 
 
-@compiled
-def paths(ends: Any, src: Any, best: Any) -> Any:
-    """Edges of the longest path to each of ``ends``, from its start on: (which end, edge) as two arrays."""
+@compiled(Ints, Ints, Ints)
+def path_lengths(ends: Any, src: Any, best: Any) -> int:
+    """How many edges the longest paths to ``ends`` have, all together."""
     count = 0
     for end in ends:
         node = end
         while best[node] >= 0:
             count += 1
             node = src[best[node]]
-    which, edges = np.empty(count, np.int64), np.empty(count, np.int64)
+    return count
+
+
+@compiled(Ints, Ints, Ints, Ints, Ints)
+def paths(ends: Any, src: Any, best: Any, which: Any, edges: Any) -> None:
+    """Fill the edges of the longest path to each of ``ends``, from its start on, and ``which`` end each is of."""
     at = 0
     for number in range(len(ends)):
         length = 0
@@ -74,4 +75,3 @@ def paths(ends: Any, src: Any, best: Any) -> Any:
             edges[at + length - 1 - back] = best[node]
             node = src[best[node]]
         at += length
-    return which, edges

@@ -7,7 +7,8 @@ from typing import Any
 import polars as pl
 
 from traceql.derived import memoised
-from traceql.derived.step_costs import step_gap_parts
+from traceql.derived.gaps import gaps
+from traceql.derived.step_costs import step_gap_parts, step_idle
 from traceql.derived.steps import steps
 from traceql.trace import Trace
 
@@ -53,8 +54,8 @@ def extra_time(trace: Trace, step: dict[str, Any]) -> pl.DataFrame:
     what (GPU busy, or idle by cause), blame, after (the work that waited longest), ns, extra_ns; largest first.
     """
     every = step_lengths(trace).filter(pl.col("kind").eq_missing(pl.lit(step["kind"], pl.String)))
-    parts = step_gap_parts(trace).filter(pl.col("step_id").is_in(every["step_id"].implode()))
-    spent = pl.concat([_busy(every, parts), _idle(parts)])
+    idle = step_idle(trace).select("step_id", _WHAT, "blame", "ns")
+    spent = pl.concat([_busy(every, idle), idle.join(every.select("step_id"), on="step_id", how="semi")])
     kinds = spent.filter(pl.col("step_id") == step["step_id"]).select("what", "blame")
     grid = every.select("step_id").join(kinds, how="cross").join(
         spent, on=["step_id", "what", "blame"], how="left", nulls_equal=True
@@ -63,6 +64,7 @@ def extra_time(trace: Trace, step: dict[str, Any]) -> pl.DataFrame:
     return (
         grid.filter(pl.col("step_id") == step["step_id"])
         .join(usual, on=["what", "blame"], nulls_equal=True)
+        .join(_longest_before(trace, step["step_id"]), on=["what", "blame"], how="left", nulls_equal=True)
         .with_columns(extra_ns=(pl.col("ns") - pl.col("usual_ns")).round().cast(pl.Int64))
         .filter(pl.col("ns") > 0)
         .sort(pl.col("extra_ns") * -1, "what", "blame")
@@ -70,18 +72,20 @@ def extra_time(trace: Trace, step: dict[str, Any]) -> pl.DataFrame:
     )
 
 
-def _idle(parts: pl.DataFrame) -> pl.DataFrame:
-    return (
-        parts.group_by("step_id", what=pl.lit("GPU idle: ") + pl.col("cause"), blame="blame")
-        .agg(after=pl.col("after").sort_by("dur_ns").last(), ns=pl.col("dur_ns").sum())
-        .select("step_id", "what", "blame", "after", "ns")
-    )
+_WHAT = (pl.lit("GPU idle: ") + pl.col("cause")).alias("what")
 
 
-def _busy(every: pl.DataFrame, parts: pl.DataFrame) -> pl.DataFrame:
+def _busy(every: pl.DataFrame, idle: pl.DataFrame) -> pl.DataFrame:
     """The rest of a step's length: the GPU worked."""
-    idle = parts.group_by("step_id").agg(idle=pl.col("dur_ns").sum())
-    return every.join(idle, on="step_id", how="left").select(
-        "step_id", what=pl.lit("GPU busy"), blame=pl.lit(None, pl.String), after=pl.lit(None, pl.String),
+    total = idle.group_by("step_id").agg(idle=pl.col("ns").sum())
+    return every.join(total, on="step_id", how="left").select(
+        "step_id", what=pl.lit("GPU busy"), blame=pl.lit(None, pl.String),
         ns=pl.col("length_ns") - pl.col("idle").fill_null(0),
     )  # fmt: skip
+
+
+def _longest_before(trace: Trace, step_id: int) -> pl.DataFrame:
+    """what, blame → ``after``: the work before which the step was idle longest."""
+    parts = step_gap_parts(trace).lazy().filter(pl.col("step_id") == step_id)
+    longest = parts.group_by("cause", "blame").agg(pl.col("gap_id").sort_by("dur_ns").last()).collect()
+    return longest.select(_WHAT, "blame", after=gaps(trace)["after"].gather(longest["gap_id"]))

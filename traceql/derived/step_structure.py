@@ -40,7 +40,7 @@ def from_graph_replays(trace: Trace, pid: int | None = None) -> pl.DataFrame:
     first = np.arange(found.count) * found.period + found.start
     starts = calls["start_ns"].to_numpy()[first]
     own_pid, tid = calls.select("pid", "tid").row(int(first[0]))
-    return _whole_steps(trace, pid, _between(trace, starts, starts, own_pid, tid, "graph_replays"))
+    return whole_steps(trace, pid, between(trace, starts, starts, own_pid, tid, "graph_replays"))
 
 
 def launches_of_graphs(trace: Trace, pid: int | None = None) -> pl.DataFrame:
@@ -107,8 +107,8 @@ def from_kernel_sequence(trace: Trace, pid: int | None = None) -> pl.DataFrame:
         return _none()  # several in one replay: a cycle inside a step
     ends_step = anchors["category"][0] == "sampling"
     earliest = np.append(kernels["call_ns"][0], starts[:-1] + 1) if ends_step else starts
-    return _whole_steps(
-        trace, pid, _between(trace, starts, earliest, anchors["pid"][0], anchors["tid"][0], "kernel_sequence")
+    return whole_steps(
+        trace, pid, between(trace, starts, earliest, anchors["pid"][0], anchors["tid"][0], "kernel_sequence")
     )
 
 
@@ -163,7 +163,7 @@ def _model_pass_anchors(kernels: pl.DataFrame) -> NDArray[np.int64] | None:
     return None
 
 
-def _whole_steps(trace: Trace, pid: int | None, marks: pl.DataFrame) -> pl.DataFrame:
+def whole_steps(trace: Trace, pid: int | None, marks: pl.DataFrame) -> pl.DataFrame:
     """``marks`` if they are steps; none if they are cycles inside one (layers, segments).
 
     A step embeds or samples: where the trace has such kernels, most cycles must launch one.
@@ -231,7 +231,7 @@ def _share_inside(calls: pl.DataFrame, members: pl.DataFrame) -> float:
     return int(inside["gpu_ops"].sum()) / total if total else 0.0
 
 
-def _between(
+def between(
     trace: Trace,
     starts: NDArray[np.int64],
     earliest: NDArray[np.int64],

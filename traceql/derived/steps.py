@@ -10,12 +10,25 @@ from traceql.trace import Trace
 
 @memoised
 def marks(trace: Trace) -> pl.DataFrame:
-    """Step ranges on the host with ``step_id`` in order of start, from the best evidence each process has."""
-    every = pl.concat(_marks_of(trace, pid) for pid in _processes(trace))
+    """Step ranges on the host with ``step_id`` in order of start, from the best evidence each process has; a process of
+    several that shows too few steps is asked for those of the others."""
+    from traceql.derived.steps_of_another import from_another
+
+    own = _own_marks(trace)
+    siblings = (trace,) if trace.part is None else trace.part.siblings
+    examples = [(each, pid, found) for each in siblings for pid, found in _own_marks(each).items() if found.height]
+    lacking = [pid for pid, found in own.items() if found.is_empty()] if examples else []
+    every = pl.concat([*own.values(), *(from_another(trace, pid, examples) for pid in lacking)])
     if every.is_empty():  # too few in any one process
         every = _marks_of(trace, None)
     ordered = every.sort("start_ns", maintain_order=True)
     return ordered.with_columns(step_id=pl.int_range(pl.len(), dtype=pl.Int64))
+
+
+@memoised
+def _own_marks(trace: Trace) -> dict[int | None, pl.DataFrame]:
+    """Process → step ranges as it shows them by itself."""
+    return {pid: _marks_of(trace, pid) for pid in _processes(trace)}
 
 
 def _processes(trace: Trace) -> list[int | None]:

@@ -7,10 +7,12 @@ of the same one.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
 from traceql.derived import memoised
+from traceql.derived.collectives import collectives
 from traceql.derived.steps import steps
 from traceql.trace import Trace
 
@@ -88,14 +90,15 @@ def _alike(rows: pl.DataFrame, *, one_batch_size: bool) -> Alike:
 
 @memoised
 def timed_steps(trace: Trace) -> pl.DataFrame:
-    """The steps with a period, in order of start, with ``edge``: 0 for a step between two others of its thread, 1 for the
-    first, 2 for the last."""
+    """The steps with a period, in order of start, with ``edge``, how little their length says: 0 for a step between two
+    others of its thread, 1 and 2 for the first and the last. The last one is worse, since no next one ends its period; of
+    ranks that communicate the first one is: in it they wait for each other's recording to begin."""
     frame = steps(trace).filter(pl.col("period_ns") > 0).sort("start_ns", "step_id")
     thread = ["pid", "tid"]
     start = pl.col("start_ns")
-    edge = (
-        pl.when(start == start.max().over(thread)).then(2).when(start == start.min().over(thread)).then(1).otherwise(0)
-    )
+    first, last = (1, 2) if collectives(trace).is_empty() else (2, 1)
+    is_first, is_last = start == start.min().over(thread), start == start.max().over(thread)
+    edge = pl.max_horizontal(is_first.cast(pl.Int64) * first, is_last.cast(pl.Int64) * last)
     return frame.with_columns(edge=edge)
 
 
@@ -103,15 +106,14 @@ def counting(rows: pl.DataFrame) -> pl.DataFrame:
     """Those of ``rows`` (of ``timed_steps``) that medians are taken over.
 
     The first step of a recording warms up and nothing shows what came before it; the last has no next one to end its
-    period. Both are left out while others remain; where only these two are left, the last one is.
+    period. Both are left out while others remain; where only these two are left, the one that says less is.
     """
     return rows.filter(pl.col("edge") == pl.col("edge").min())
 
 
-def middle(rows: pl.DataFrame, by: str) -> dict[str, int]:
+def middle(rows: pl.DataFrame, by: str) -> dict[str, Any]:
     """The row in the middle in order of ``by`` (the upper of two), as a dict: a real step, to be looked up."""
-    row: dict[str, int] = rows.sort(by, "step_id").row(rows.height // 2, named=True)
-    return row
+    return rows.sort(by, "step_id").row(rows.height // 2, named=True)
 
 
 def typical_for(rows: pl.DataFrame, alike: Alike, by: str) -> dict[str, int]:

@@ -18,6 +18,7 @@ import polars as pl
 from traceql.derived import memoised
 from traceql.derived.step_graph import Solution, solved, step_graphs
 from traceql.derived.step_graph_edges import GONE, PARTS
+from traceql.derived.step_graph_kernels import path_lengths, paths
 from traceql.derived.step_graph_rows import CONTRADICTION
 from traceql.derived.steps import steps
 from traceql.fix import Fix
@@ -239,10 +240,10 @@ def path_rows(
 
     Times are those of the path, cut to the period: work of the device that goes on after it is the next step's.
     """
-    from traceql.derived.step_graph_kernels import paths
-
     src, dst = edges["src"].to_numpy(), edges["dst"].to_numpy()
-    which, edge = paths(ends, src, solution.best)
+    length = path_lengths(ends, src, solution.best)
+    which, edge = np.empty(length, np.int64), np.empty(length, np.int64)
+    paths(ends, src, solution.best, which, edge)
     rows: pl.DataFrame = edges[edge].with_columns(
         which=pl.Series(which, dtype=pl.Int64),
         from_=pl.Series(solution.time[src[edge]]),

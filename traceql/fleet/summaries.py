@@ -19,12 +19,15 @@ from traceql.engine import Outcome, Selection
 from traceql.errors import TraceqlError
 from traceql.loaders import registry as loaders
 from traceql.ranks.digest import RankDigest, digests
-from traceql.report.json import assembled, render_document, trace_entry
+from traceql.ranks.processes import ranks
+from traceql.report.json import assembled, trace_entry
+from traceql.report.json_text import json_text
 from traceql.report.names import file_labels, shown
 from traceql.reporting import Results
 from traceql.savings import Recoverable
 from traceql.suppressions import Suppressed
 from traceql.trace import Trace
+from traceql.twins import Recording, recording
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,9 @@ class Setup:
 @dataclass(frozen=True)
 class Summary:
     """One trace, reduced. ``entry`` is its entry of the JSON document (metrics included), ``digests`` are for the rules
-    over all traces; ``recoverable`` is what findings save together; ``seconds`` and ``bytes`` are what it cost to make."""
+    over all traces; ``recoverable`` is what findings save together, ``recording`` what a run directory says of the trace;
+    ``seconds`` and ``bytes`` are what it cost to make; ``others`` are the other ranks of its file, where that holds several.
+    """
 
     path: str
     rank: int | None
@@ -47,8 +52,10 @@ class Summary:
     outcomes: tuple[Outcome, ...]
     digests: tuple[RankDigest, ...]
     recoverable: tuple[Recoverable, ...] = ()
+    recording: Recording | None = None
     seconds: float = 0.0
     bytes: int = 0
+    others: tuple[Summary, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,8 @@ class Location:
 
 
 def summarise(location: Location, setup: Setup) -> Summary | Unreadable:
-    """Open one trace, run the rules of single traces, and keep what is needed of it.
+    """Open one trace, run the rules of single traces, and keep what is needed of it; of a file that holds several ranks,
+    of each.
 
     What is wrong with the file is returned, never raised: one bad file must not stop the rest.
     """
@@ -78,26 +86,32 @@ def summarise(location: Location, setup: Setup) -> Summary | Unreadable:
     try:
         url = remote.url_of(location.path)
         path = Path(location.path) if url is None else remote.fetched(url)
-        trace = _equipped(_opened(path, location.run), setup)
-        outcomes = engine.run(trace, setup.selection)
-        ((*kept,),), _ = suppressions.applied((tuple(outcomes),), setup.selection)
-        together = savings.recoverable(trace, [finding for outcome in kept for finding in outcome.findings])
-        needs_digest = any(rule.scope == "run" for rule in setup.selection.chosen())
-        return Summary(
-            path=location.path,
-            rank=trace.rank,
-            entry=trace_entry(trace),
-            outcomes=tuple(_light(outcome) for outcome in outcomes),
-            digests=digests(trace, 0) if needs_digest else (),
-            recoverable=together,
-            seconds=time.perf_counter() - started,
-            bytes=path.stat().st_size if path.is_file() else 0,
-        )
+        traces = ranks(_equipped(_opened(path, location.run), setup))
+        first, *others = (_summary(location.path, trace, setup) for trace in traces)
+        size = path.stat().st_size if path.is_file() else 0
+        seconds = time.perf_counter() - started
+        return dataclasses.replace(first, seconds=seconds, bytes=size, others=tuple(others))
     except TraceqlError as error:
         return Unreadable(location.path, str(error))
     except Exception as error:  # a defect in one trace's analysis: the others still report
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         return Unreadable(location.path, f"{location.path}: {reason}")
+
+
+def _summary(path: str, trace: Trace, setup: Setup) -> Summary:
+    outcomes = engine.run(trace, setup.selection)
+    ((*kept,),), _ = suppressions.applied((tuple(outcomes),), setup.selection)
+    together = savings.recoverable(trace, [finding for outcome in kept for finding in outcome.findings])
+    needs_digest = any(rule.scope == "run" for rule in setup.selection.chosen())
+    return Summary(
+        path=path,
+        rank=trace.rank,
+        entry=trace_entry(trace),
+        outcomes=tuple(_light(outcome) for outcome in outcomes),
+        digests=digests(trace, 0) if needs_digest else (),
+        recoverable=together,
+        recording=recording(trace),
+    )
 
 
 def _light(outcome: Outcome) -> Outcome:
@@ -164,13 +178,18 @@ class FleetReport(Results):
 
     @property
     def labels(self) -> list[str]:
-        """What to call each trace."""
+        """What to call the file of each trace."""
         return file_labels([Path(summary.path) for summary in self.summaries])
 
     @property
     def metrics(self) -> dict[str, Any]:
         """The JSON contract's metrics over all traces."""
-        return metrics.merged([(summary.rank, summary.entry["metrics"]) for summary in self.summaries])
+        parts = [(summary.rank, summary.entry["metrics"]) for summary in self.summaries]
+        return metrics.merged(parts, one_file=len({summary.path for summary in self.summaries}) == 1)
+
+    @property
+    def recordings(self) -> tuple[Recording | None, ...]:
+        return tuple(summary.recording for summary in self.summaries)
 
     @property
     def recoverable(self) -> tuple[Recoverable, ...]:
@@ -189,7 +208,7 @@ class FleetReport(Results):
 
     def json(self) -> str:
         """``document`` as text."""
-        return render_document(self.document())
+        return json_text(self.document())
 
     def text(self) -> str:
         """Findings, each once with the ranks that have it, then the slowest ranks and what could not be read."""
@@ -201,9 +220,8 @@ class FleetReport(Results):
 def assemble(results: Iterable[Summary | Unreadable], setup: Setup) -> FleetReport:
     """The report over what ``summarise`` returned, in any order."""
     every = list(results)
-    summaries = sorted(
-        (s for s in every if isinstance(s, Summary)), key=lambda s: (s.rank is not None, s.rank or 0, s.path)
-    )
+    parts = (part for s in every if isinstance(s, Summary) for part in (s, *s.others))
+    summaries = sorted(parts, key=lambda s: (s.rank is not None, s.rank or 0, s.path))
     placed = [_at(index, summary) for index, summary in enumerate(summaries)]
     outcomes = [list(summary.outcomes) for summary in placed]
     if placed:
@@ -227,7 +245,7 @@ def _at(index: int, summary: Summary) -> Summary:
 
 def locations(paths: Sequence[Path]) -> tuple[list[Location], list[Unreadable]]:
     """Every trace file that paths, directories and URLs stand for, and those that stand for none."""
-    from traceql.opening import trace_files
+    from traceql.opening import run_folders, trace_files
 
     found: list[Location] = []
     missing: list[Unreadable] = []
@@ -237,7 +255,8 @@ def locations(paths: Sequence[Path]) -> tuple[list[Location], list[Unreadable]]:
             if url is not None:
                 found += [Location(each) for each in remote.trace_urls(url)]
             else:
-                found += _in_run(path, trace_files(path))
+                for run in run_folders(path):
+                    found += _in_run(run, trace_files(run))
         except TraceqlError as error:
             missing.append(Unreadable(str(path), str(error)))
     return found, missing

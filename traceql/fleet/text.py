@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from traceql.finding import Finding
-from traceql.report.names import shown
+from traceql.report.names import process_label, shown
 from traceql.wording import duration, size
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ def _slowest(report: FleetReport) -> list[str]:
     for label, summary in zip(report.labels, report.summaries, strict=True):
         periods = sorted(s["period_ns"] for s in summary.entry["metrics"]["steps"] if s["period_ns"])
         if periods:
-            name = label if summary.rank is None else f"rank {summary.rank}"
+            pids = summary.entry.get("pids", ())
+            name = process_label(summary.rank, pids) if pids or summary.rank is not None else label
             medians.append((periods[len(periods) // 2], name, len(periods)))
     if len(medians) < 2:
         return []

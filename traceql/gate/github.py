@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from traceql.finding import Severity
 from traceql.gate.lint import LintResult
 from traceql.gate.text import change
-from traceql.report.names import file_labels, shown
+from traceql.report.labels import trace_labels
+from traceql.report.names import shown
 
 _LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "notice"}
 
@@ -27,7 +28,7 @@ def command(level: str, title: str, message: str) -> str:
 
 
 def _commands(result: LintResult) -> Iterator[str]:
-    labels = file_labels([trace.path for trace in result.report.traces])
+    labels = trace_labels(result.report.traces)
     for checked in result.exceeded:
         yield command("error", f"traceql budget, {labels[checked.trace or 0]}", shown(checked.message))
     for line in result.report.unreadable:

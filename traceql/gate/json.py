@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import msgspec
@@ -12,12 +11,13 @@ from traceql.gate.baseline import magnitude
 from traceql.gate.budgets import Checked
 from traceql.gate.lint import Judged, LintResult
 from traceql.report.json import document as analysis
+from traceql.report.json_text import json_text
 from traceql.suppressions import Suppressed
 
 
 def render(result: LintResult) -> str:
     """One JSON document with a final newline; the same input gives the same bytes."""
-    return json.dumps(document(result), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+    return json_text(document(result))
 
 
 def document(result: LintResult) -> dict[str, Any]:

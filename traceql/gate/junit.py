@@ -10,15 +10,17 @@ from traceql.engine import Outcome
 from traceql.gate.budgets import Checked
 from traceql.gate.lint import Judged, LintResult
 from traceql.gate.text import change
-from traceql.report.names import file_labels, shown
+from traceql.report.labels import trace_labels
+from traceql.report.names import LONGEST, shown
 
+_LONGEST = 5 * LONGEST
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def render(result: LintResult) -> str:
     """The document with declaration and final newline."""
     root = ElementTree.Element("testsuites", name="traceql")
-    labels = file_labels([trace.path for trace in result.report.traces])
+    labels = trace_labels(result.report.traces)
     for label, outcomes in zip(labels, result.report.outcomes, strict=True):
         suite = ElementTree.SubElement(root, "testsuite", name=_xml(label))
         for outcome in outcomes:
@@ -95,5 +97,6 @@ _COUNTED = {"failures": "failure", "errors": "error", "skipped": "skipped"}
 
 
 def _xml(text: str) -> str:
-    """``text`` without what XML cannot hold."""
+    """``text`` without what XML cannot hold, and without its end where it is endless."""
+    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
     return _NOT_XML.sub("\ufffd", "\n".join(shown(line) for line in text.split("\n")))

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from traceql.gate.budgets import Checked, number
 from traceql.gate.lint import Judged, LintResult
 from traceql.gate.text import change
+from traceql.report.labels import trace_labels
 from traceql.report.markdown import code, escaped
-from traceql.report.names import file_labels, shown
+from traceql.report.names import shown
 
 _ROWS = 20
 _STATES = {"within": "held", "exceeded": "**exceeded**", "unknown": "not told"}
@@ -20,7 +21,7 @@ def render(result: LintResult) -> str:
 
 
 def _lines(result: LintResult) -> Iterator[str]:
-    labels = file_labels([trace.path for trace in result.report.traces])
+    labels = trace_labels(result.report.traces)
     yield f"### traceql: {_text(result.verdict)}"
     yield ""
     yield from _findings("Fails", result.failing, labels)
@@ -44,7 +45,7 @@ def _lines(result: LintResult) -> Iterator[str]:
         yield "</details>"
         yield ""
     used = [
-        f"{what} {code(str(path))}"
+        f"{what} {code(shown(str(path)))}"
         for what, path in (("configuration", result.configuration), ("baseline", result.baseline))
         if path
     ]
@@ -71,7 +72,7 @@ def _findings(title: str, found: list[Judged], labels: list[str]) -> Iterator[st
 def _budget(checked: Checked) -> tuple[str, ...]:
     unit = f" {checked.budget.unit}" if checked.budget.unit else ""
     value = _text(checked.reason or "") if checked.state == "unknown" else f"{number(checked.value)}{unit}"
-    return code(checked.budget.label), f"{checked.budget.limit}{unit}", value, _STATES[checked.state]
+    return code(shown(checked.budget.label)), f"{checked.budget.limit}{unit}", value, _STATES[checked.state]
 
 
 def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> Iterator[str]:

@@ -6,7 +6,7 @@ the trace's path the same from run to run: viewers match results by path, rule a
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,6 +16,8 @@ from traceql import registry
 from traceql.finding import Finding, Severity
 from traceql.gate.budgets import Checked
 from traceql.gate.lint import Judged, LintResult
+from traceql.report.json_text import json_text
+from traceql.report.labels import part_label
 from traceql.report.names import file_labels, shown
 from traceql.suppressions import Suppressed
 
@@ -27,7 +29,7 @@ _BUDGET = "budget"
 
 def render(result: LintResult) -> str:
     """One SARIF log with a final newline."""
-    return json.dumps(document(result), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+    return json_text(document(result))
 
 
 def document(result: LintResult) -> dict[str, Any]:
@@ -46,7 +48,7 @@ def document(result: LintResult) -> dict[str, Any]:
         "tool": {"driver": {"name": "traceql", "version": traceql.__version__, "rules": rules}},
         "automationDetails": {"id": "traceql/lint/"},
         "invocations": [_invocation(result)],
-        "artifacts": [{"location": {"uri": uri}, "roles": ["analysisTarget"]} for uri in _uris(result)],
+        "artifacts": [{"location": {"uri": uri}, "roles": ["analysisTarget"]} for uri in dict.fromkeys(_uris(result))],
         "results": results,
         "columnKind": "utf16CodeUnits",
     }
@@ -109,7 +111,8 @@ def _suppressed(suppressed: Suppressed, codes: list[str], result: LintResult) ->
 
 
 def _finding(finding: Finding, codes: list[str], result: LintResult) -> dict[str, Any]:
-    message = " ".join([finding.message, *finding.advice[:1]])
+    part = part_label(result.report.traces[finding.trace])
+    message = " ".join([*([f"In {part}:"] if part else []), finding.message, *finding.advice[:1]])
     location = _location(result, finding.trace)
     if finding.subject:
         location["logicalLocations"] = [{"name": shown(finding.subject), "kind": "function"}]
@@ -134,7 +137,9 @@ def _about(code: str, codes: list[str]) -> dict[str, Any]:
 
 
 def _location(result: LintResult, trace: int) -> dict[str, Any]:
-    place = {"artifactLocation": {"uri": _uris(result)[trace], "index": trace}, "region": {"startLine": 1}}
+    every = _uris(result)
+    artifact = {"uri": every[trace], "index": list(dict.fromkeys(every)).index(every[trace])}
+    place = {"artifactLocation": artifact, "region": {"startLine": 1}}
     return {"physicalLocation": place}
 
 
@@ -145,4 +150,4 @@ def _uris(result: LintResult) -> list[str]:
     labels = file_labels(paths)
     absolute = [path.absolute() for path in paths]
     inside = [str(a.relative_to(here).as_posix()) if a.is_relative_to(here) else None for a in absolute]
-    return [quote(path or label) for path, label in zip(inside, labels, strict=True)]
+    return [quote(os.fsencode(path or label)) for path, label in zip(inside, labels, strict=True)]

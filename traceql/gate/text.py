@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from traceql.gate.lint import Judged, LintResult
-from traceql.report.names import file_labels, shown
+from traceql.report.labels import trace_labels
+from traceql.report.names import shown
 
 
 def render(result: LintResult) -> str:
@@ -15,7 +16,7 @@ def render(result: LintResult) -> str:
 
 def lines(result: LintResult) -> Iterator[str]:
     """The result, line by line."""
-    labels = file_labels([trace.path for trace in result.report.traces])
+    labels = trace_labels(result.report.traces)
     for judged in sorted(result.findings, key=lambda j: not j.fails):
         yield from _finding(judged, labels[judged.finding.trace])
     for checked in result.budgets:
@@ -34,7 +35,7 @@ def lines(result: LintResult) -> Iterator[str]:
     if within:
         yield f"budgets held: {'; '.join(shown(c.message.rstrip('.')) for c in within)}"
     used = [
-        f"{what} {path}"
+        f"{what} {shown(str(path))}"
         for what, path in (("configuration", result.configuration), ("baseline", result.baseline))
         if path
     ]

@@ -18,14 +18,12 @@ from numba import types
 from numba.extending import intrinsic as _intrinsic
 
 from traceql.loaders.kineto_scan_layout import LENGTH_MIX, Result, State
+from traceql.machine_code_build import OPTIONS
 
 BLOCK = 32  # bytes looked at in one step
 MAX_DEPTH = 60  # containers in containers; one bit each in a 64-bit word
 MAX_KEY = 32  # bytes of the longest key the tables use, in whole words
 MAX_ODD_EVENT = 1 << 24  # an event that long is a file with its quotes out of step
-
-# without reference counting: the scanner owns no memory, and counting costs more than reading
-OPTIONS: Any = {"nogil": True, "boundscheck": False, "error_model": "numpy", "_nrt": False}
 
 
 def compiled(function: Callable[..., Any]) -> Any:

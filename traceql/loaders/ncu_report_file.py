@@ -135,6 +135,8 @@ def _ends_early(file: BinaryIO, size: int) -> bool:
         if len(length_bytes) < 4:
             return True
         length: int = struct.unpack("<I", length_bytes)[0]
+        if not length:
+            return True  # no block begins here: the one before is damaged
         header = file.read(length)
         payload = 0 if header_of_file else _payload_size(header)
         header_of_file = False
@@ -162,7 +164,7 @@ def _payload_size(header: bytes) -> int:
 
 def _varint(data: bytes, offset: int) -> tuple[int, int]:
     value = shift = 0
-    while offset < len(data):
+    while offset < len(data) and shift < 70:  # ten bytes hold 64 bits; more would be an endless number
         byte = data[offset]
         offset += 1
         value |= (byte & 0x7F) << shift

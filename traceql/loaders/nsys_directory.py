@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +18,7 @@ _PART_ROWS = 65_536
 _READING_ERRORS = (pl.exceptions.PolarsError, OSError)
 
 _T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 def load(path: Path) -> LoadedTrace:
@@ -46,7 +47,9 @@ class DirectoryExport(Export):
         self._files = files
         self.problems.extend(problems)
 
-    def fetch(self, table: str, dtypes: Dtypes, then: Callable[[pl.DataFrame], _T]) -> list[_T]:
+    def fetch(
+        self, table: str, dtypes: Dtypes, then: Callable[[pl.DataFrame], _T], gather: Callable[[Iterable[_T]], _R]
+    ) -> _R:
         file, columns = self._files[table], list(dtypes)
         try:
             read = pl.read_parquet if file.suffix == ".parquet" else pl.read_ipc_stream
@@ -54,7 +57,7 @@ class DirectoryExport(Export):
         except _READING_ERRORS as error:
             self.problems.append(_unreadable(file, error))
             frame = pl.DataFrame(schema=dict(dtypes))
-        return [then(part) for part in frame.iter_slices(_PART_ROWS)] or [then(frame)]
+        return gather(then(part) for part in (frame.iter_slices(_PART_ROWS) if frame.height else [frame]))
 
 
 def _columns(file: Path) -> list[str]:

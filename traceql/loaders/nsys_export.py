@@ -7,14 +7,14 @@ column is optional: a table that is not there reads as an empty frame, a column 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import polars as pl
 
-from traceql.compact import compact
+from traceql.loaders.gathering import gathered
 from traceql.loaders.limits import MOST_INTEGER, possible
 from traceql.trace import Problem
 
@@ -22,6 +22,7 @@ Dtypes = Mapping[str, pl.DataType]
 """Columns to read and the type each comes back in: Int64, Float64, String or Binary."""
 
 _T = TypeVar("_T")
+_R = TypeVar("_R")
 _SPARSE = 8  # ids in use to ids there may be, from which on a text is searched instead of looked up
 
 
@@ -39,11 +40,14 @@ class Export(ABC):
         self.problems: list[Problem] = []
 
     @abstractmethod
-    def fetch(self, table: str, dtypes: Dtypes, then: Callable[[pl.DataFrame], _T]) -> list[_T]:
-        """What ``then`` makes of columns that ``table`` has, castable to their types.
+    def fetch(
+        self, table: str, dtypes: Dtypes, then: Callable[[pl.DataFrame], _T], gather: Callable[[Iterable[_T]], _R]
+    ) -> _R:
+        """What ``gather`` makes of what ``then`` makes of columns that ``table`` has, castable to their types.
 
         A large table comes in parts of some rows each, which ``then`` gets one by one, several at the same time: no
-        more than those are held as they lie in the file. What cannot be read becomes a problem.
+        more than those are held as they lie in the file. ``gather`` gets them in order, and once more from the start
+        where reading failed on the way. What cannot be read becomes a problem.
         """
 
     def report(self, kind: Literal["note", "skipped"], message: str, count: int) -> None:
@@ -67,7 +71,7 @@ class Export(ABC):
         dtypes: dict[str, pl.DataType] = dict.fromkeys(ints.split(), pl.Int64())
         dtypes |= dict.fromkeys(texts.split(), pl.String()) | dict.fromkeys(reals.split(), pl.Float64())
         dtypes |= dict.fromkeys(blobs.split(), pl.Binary())
-        return _joined(self._parts(table, dtypes, lambda frame: compact(frame.select(columns))))
+        return self._parts(table, dtypes, lambda frame: frame.select(columns), gathered)
 
     def events(self, table: str, ints: str, *columns: pl.Expr | str) -> pl.DataFrame:
         """``columns`` made of integer columns of a table and of ``start_ns`` and ``dur_ns``, row by row.
@@ -80,14 +84,27 @@ class Export(ABC):
             start, end = pl.col("start"), pl.col("end")
             held = frame.filter(is_time("start"), is_time("end"), end >= start, (start != 0) | (end != 0))
             held = held.with_columns(start_ns=start, dur_ns=end - start).filter(possible())
-            return compact(held.select(columns)), frame.height - held.height
+            return held.select(columns), frame.height - held.height
+
+        def whole(parts: Iterable[tuple[pl.DataFrame, int]]) -> tuple[pl.DataFrame, int]:
+            lost = 0
+
+            def kept() -> Iterator[pl.DataFrame]:
+                nonlocal lost
+                for rows, without in parts:
+                    lost += without
+                    yield rows
+
+            return gathered(kept()), lost
 
         dtypes = dict.fromkeys(["start", "end", *ints.split()], pl.Int64())
-        parts, lost = map(list, zip(*self._parts(table, dtypes, timed), strict=True))
-        self.report("skipped", f"{table}: rows without a valid start and end were left out", sum(lost))
-        return _joined(parts)
+        rows, lost = self._parts(table, dtypes, timed, whole)
+        self.report("skipped", f"{table}: rows without a valid start and end were left out", lost)
+        return rows
 
-    def _parts(self, table: str, dtypes: Dtypes, then: Callable[[pl.DataFrame], _T]) -> list[_T]:
+    def _parts(
+        self, table: str, dtypes: Dtypes, then: Callable[[pl.DataFrame], _T], gather: Callable[[Iterable[_T]], _R]
+    ) -> _R:
         """``fetch``, with null for columns the table lacks and for empty texts."""
         held = {name: dtype for name, dtype in dtypes.items() if name in self.tables.get(table, ())}
 
@@ -99,8 +116,8 @@ class Export(ABC):
             return then(whole.with_columns(pl.when(pl.col(pl.String) != "").then(pl.col(pl.String))))
 
         if not held:
-            return [then(pl.DataFrame(schema=dict(dtypes)))]
-        return self.fetch(table, held, conform)
+            return gather([then(pl.DataFrame(schema=dict(dtypes)))])
+        return self.fetch(table, held, conform, gather)
 
     @cached_property
     def _strings(self) -> pl.DataFrame:
@@ -137,15 +154,6 @@ class Export(ABC):
         own = self.read(table, "id", "name label").select("id", word=naming).drop_nulls()
         words = {**documented, **dict(own.iter_rows())}
         return _looked_up(id_column, pl.Series(list(words), dtype=pl.Int64), pl.Series(words.values()))
-
-
-def _joined(parts: list[pl.DataFrame]) -> pl.DataFrame:
-    """The parts one under the other, each column in one piece; they are used up, so that no table is held twice."""
-    columns = []
-    for name in parts[0].columns:
-        columns.append(pl.concat([part.select(name) for part in parts], rechunk=True))
-        parts[:] = [part.drop(name) for part in parts]
-    return pl.concat(columns, how="horizontal")
 
 
 def _looked_up(column: str, ids: pl.Series, values: pl.Series) -> pl.Expr:

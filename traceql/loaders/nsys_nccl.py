@@ -1,4 +1,4 @@
-"""NCCL's own NVTX ranges in Nsight Systems exports: message size and communicator of each call.
+"""NCCL's own NVTX ranges in Nsight Systems exports: message size and communicator of each call, ranks of processes.
 
 NCCL describes the payload of its ranges (NVTX_PAYLOAD_SCHEMA_ENTRIES); the values lie in NVTX_EVENTS.binaryData, behind
 a header of 32 bytes that holds the schema's id at byte 8 and the payload's size at byte 16, little-endian.
@@ -20,21 +20,38 @@ if TYPE_CHECKING:
 _HEADER_BYTES, _SCHEMA_AT, _SIZE_AT = 32, 8, 16
 _WIDTHS = {5: 4, 6: 4, 15: 4, 16: 4, 7: 8, 8: 8, 9: 8, 10: 8, 17: 8, 18: 8, 22: 8}
 """NVTX_PAYLOAD_ENTRY_TYPE_* of integers (int, int32, long, int64, size and their unsigned forms) → bytes."""
-_FIELDS = {"communicator": r"(?i)communicator ID", "bytes": r"(?i)message size", "world_size": r"(?i)no\. of ranks"}
+_FIELDS = {
+    "communicator": r"(?i)communicator ID", "bytes": r"(?i)message size", "world_size": r"(?i)no\. of ranks",
+    "rank": r"(?i)^rank$",
+}  # fmt: skip
 """What to read → the entry's name in NCCL's schemas."""
 _SCHEMA = {"row": pl.Int64, **dict.fromkeys(_FIELDS, pl.Int64)}
 
 
-def collective_calls(export: Export) -> pl.DataFrame:
-    """NCCL calls with a message size, as rows of ``collective_calls``; none where ranges carry no payload."""
+def payloads(export: Export) -> pl.DataFrame | None:
+    """NCCL's ranges with what their payloads state (the columns of ``_FIELDS``); None where ranges carry no payload."""
     fields = _fields(export)
     if not fields or "binaryData" not in export.tables.get("NVTX_EVENTS", ()):
-        return schema.TABLES["collective_calls"].empty()
+        return None
     events = export.read("NVTX_EVENTS", "start end globalTid textId", "text", blobs="binaryData")
     held = events.filter(pl.col("binaryData").bin.size() > _HEADER_BYTES).with_row_index("row")
     values = _values(held["binaryData"].to_list(), fields)
+    return held.with_columns(pl.col("row").cast(pl.Int64)).join(values, on="row", how="inner")
+
+
+def communicators(calls: pl.DataFrame | None) -> pl.DataFrame:
+    """pid, rank of the process in its largest communicator, as ranges that begin and end communicators state them."""
+    if calls is None:
+        return pl.DataFrame(schema={"pid": pl.Int64, "rank": pl.Int64})
+    stated = calls.select(pid("globalTid"), "world_size", "rank").drop_nulls().filter(pl.col("rank") >= 0)
+    return stated.filter(pl.col("world_size") == pl.col("world_size").max().over("pid")).select("pid", "rank").unique()
+
+
+def collective_calls(export: Export, calls: pl.DataFrame | None) -> pl.DataFrame:
+    """NCCL calls with a message size, as rows of ``collective_calls``; none where ranges carry no payload."""
+    if calls is None:
+        return schema.TABLES["collective_calls"].empty()
     group = pl.format("communicator {}", "communicator")
-    calls = held.with_columns(pl.col("row").cast(pl.Int64)).join(values, on="row", how="inner")
     sizes = calls.drop_nulls("world_size").unique("communicator").select("communicator", ranks="world_size")
     timed = calls.filter(
         pl.col("bytes").is_not_null(), is_time("start"), is_time("end"), pl.col("end") >= pl.col("start")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from itertools import pairwise
@@ -30,6 +30,7 @@ _RECOVER = "pragma writable_schema = on"  # SQLite then opens a file whose size 
 _DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)  # names that are no text, in the schema
 
 _T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 def load(path: Path) -> LoadedTrace:
@@ -74,14 +75,18 @@ class SqliteExport(Export):
                 name: [row[1] for row in connection.execute(f"pragma table_info({_quoted(name)})")] for name in names
             }
 
-    def fetch(self, table: str, dtypes: Dtypes, then: Callable[[pl.DataFrame], _T]) -> list[_T]:
+    def fetch(
+        self, table: str, dtypes: Dtypes, then: Callable[[pl.DataFrame], _T], gather: Callable[[Iterable[_T]], _R]
+    ) -> _R:
         """Fast where every value has the type it should and no page is damaged, else with care."""
         if not self._recover:
             with suppress(*_reading_errors()):
-                return self._fetch_parallel(table, dtypes, then)
-        return self._fetch_carefully(table, dtypes, then)
+                return self._fetch_parallel(table, dtypes, then, gather)
+        return gather(self._fetch_carefully(table, dtypes, then))
 
-    def _fetch_parallel(self, table: str, dtypes: Dtypes, then: Callable[[pl.DataFrame], _T]) -> list[_T]:
+    def _fetch_parallel(
+        self, table: str, dtypes: Dtypes, then: Callable[[pl.DataFrame], _T], gather: Callable[[Iterable[_T]], _R]
+    ) -> _R:
         select = _select(table, {name: _sql(name, dtype) for name, dtype in dtypes.items()})
 
         def read_range(condition: str) -> _T:
@@ -89,7 +94,7 @@ class SqliteExport(Export):
                 return then(_typed(_query(connection, select + condition), dtypes))
 
         with ThreadPoolExecutor(files.threads()) as pool:
-            return list(pool.map(read_range, self._ranges(table)))
+            return gather(pool.map(read_range, self._ranges(table)))
 
     def _ranges(self, table: str) -> list[str]:
         """Conditions that cut a large table into ranges of row ids; one empty condition for any other."""

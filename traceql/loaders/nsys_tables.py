@@ -45,8 +45,12 @@ _GPU_ROW = (
 )
 
 
+COMMUNICATORS = "communicators"
+"""Name under which ``frames`` holds ``nsys_nccl.communicators``, which is no table of the contract."""
+
+
 def frames(export: Export) -> dict[str, pl.DataFrame]:
-    """Every table of the contract that holds events of an export."""
+    """Every table of the contract that holds events of an export, and COMMUNICATORS."""
     tables = {
         "kernels": kernels(export),
         "memcpys": memcpys(export),
@@ -62,7 +66,12 @@ def frames(export: Export) -> dict[str, pl.DataFrame]:
         export.report("note", f"{name} without a name: the export does not hold their text", nameless)
     ends = [table.select(pl.col("start_ns") + pl.col("dur_ns")).max().item() for table in tables.values()]
     last_end = max((end for end in ends if end is not None), default=None)
-    return tables | {"annotations": nvtx(export, last_end), "collective_calls": nsys_nccl.collective_calls(export)}
+    nccl = nsys_nccl.payloads(export)
+    return tables | {
+        "annotations": nvtx(export, last_end),
+        "collective_calls": nsys_nccl.collective_calls(export, nccl),
+        COMMUNICATORS: nsys_nccl.communicators(nccl),
+    }
 
 
 def kernels(export: Export) -> pl.DataFrame:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
+import polars as pl
+
 from traceql.errors import UnreadableTraceError
-from traceql.loaders import nsys_tables, nsys_target
+from traceql.loaders import nsys_ranks, nsys_tables, nsys_target
 from traceql.loaders.nsys_export import Export
-from traceql.trace import LoadedTrace
+from traceql.trace import LoadedTrace, Problem
 
 _NSYS_TABLES = frozenset(
     (
@@ -28,7 +32,8 @@ def load(export: Export) -> LoadedTrace:
             "make one with `nsys export --type sqlite REPORT.nsys-rep`"
         )
     frames = nsys_target.number_devices(export, nsys_tables.frames(export))
-    frames["metadata"] = nsys_target.metadata(export)
+    ranks = nsys_ranks.ranks(export, frames["kernels"], frames.pop(nsys_tables.COMMUNICATORS))
+    frames["metadata"] = pl.concat([nsys_target.metadata(export), ranks])
     unix_offset_ns = nsys_target.unix_offset_ns(export)
     damaged = any(problem.kind == "truncated" for problem in export.problems)
     if damaged and all(frame.is_empty() for frame in frames.values() if "start_ns" in frame.columns):
@@ -36,8 +41,34 @@ def load(export: Export) -> LoadedTrace:
             f"{export.path}: a damaged Nsight Systems export of which no event can be read; "
             "export the report again with `nsys export`"
         )
-    problems = (*export.problems, *nsys_target.diagnostics(export))
+    told = [each for each in nsys_target.diagnostics(export) if not _contradicted(each, frames)]
+    problems = (*export.problems, *_unnamed(frames), *told)
     return LoadedTrace("nsys", export.path, frames, unix_offset_ns=unix_offset_ns, problems=problems)
+
+
+_NOTHING = {
+    "kernels": re.compile(r"No CUDA events collected|CUDA profiling might (?:have not|not have) been started"),
+    "annotations": re.compile(r"No NVTX events collected"),
+}
+"""Table → what nsys says of a process that left nothing in it."""
+
+
+def _contradicted(problem: Problem, frames: dict[str, pl.DataFrame]) -> bool:
+    """Whether it says of one process (a launcher, a tokenizer) what the export as a whole does hold."""
+    return problem.kind == "diagnostic" and any(
+        not frames[table].is_empty() and of_nothing.match(problem.message) for table, of_nothing in _NOTHING.items()
+    )
+
+
+def _unnamed(frames: dict[str, pl.DataFrame]) -> list[Problem]:
+    """Calls and kernels without a name: what a call does (launch a graph, wait) is told from nothing else."""
+    found = []
+    for table, what in (("runtime_calls", "CUDA calls"), ("kernels", "kernels")):
+        nameless, rows = frames[table]["name"].null_count(), frames[table].height
+        if nameless:
+            message = f"{nameless:,} of {rows:,} {what} have no name in StringIds; what they do is not known"
+            found.append(Problem("unnamed", message, count=nameless))
+    return found
 
 
 def _is_nsys(export: Export) -> bool:

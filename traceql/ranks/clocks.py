@@ -80,12 +80,15 @@ class Pairing:
     shift: Shift
 
 
-def paired(one: pl.DataFrame, other: pl.DataFrame, *, clocks_known: bool) -> Pairing | None:
+def paired(one: pl.DataFrame, other: pl.DataFrame, *, clocks_known: bool, one_clock: bool = False) -> Pairing | None:
     """The collectives of ``one`` and ``other`` (``end_ns`` and ``kind``, in order) that are the same.
 
     Captures may begin and end at different collectives and may lack some in between. None where no pairing makes kinds
-    agree and ends lie at a steady distance: then they are not the same collectives.
+    agree and ends lie at a steady distance: then they are not the same collectives. On ``one_clock`` (then ``arrival_ns`` is
+    needed too) nothing is to be found out but which run at the same time.
     """
+    if one_clock:
+        return _by_overlap(one, other)
     ends, kinds = ([frame[name].to_numpy() for frame in (one, other)] for name in ("end_ns", "kind"))
     whole = _shift_between(ends, kinds, clocks_known=clocks_known)
     if whole is not None:
@@ -97,6 +100,33 @@ def paired(one: pl.DataFrame, other: pl.DataFrame, *, clocks_known: bool) -> Pai
         tried.append(found)
     steady = [each for each in tried if each is not None and each.shift.spread_ns <= _SAME_GROUP_NS]
     return min(steady, key=lambda each: (each.shift.spread_ns, -int((each.partner >= 0).sum())), default=None)
+
+
+def _by_overlap(one: pl.DataFrame, other: pl.DataFrame) -> Pairing | None:
+    """The pairing of ranks on one clock: a collective runs on all of them at the same time, and ends on all together.
+
+    None where fewer than half of the shorter capture's pair, or where the ends say that these are two groups that run
+    side by side.
+    """
+    starts, ends = ([frame[name].to_list() for frame in (one, other)] for name in ("arrival_ns", "end_ns"))
+    kinds = [frame["kind"].to_list() for frame in (one, other)]
+    partner = np.full(len(ends[1]), -1, np.int64)
+    i = j = 0
+    while i < len(ends[0]) and j < len(ends[1]):
+        together = min(ends[0][i], ends[1][j]) - max(starts[0][i], starts[1][j])
+        shorter = min(ends[0][i] - starts[0][i], ends[1][j] - starts[1][j])
+        if together > 0 and 2 * together >= shorter and kinds[0][i] == kinds[1][j]:
+            partner[j] = i
+            i, j = i + 1, j + 1
+        elif ends[0][i] <= ends[1][j]:
+            i += 1
+        else:
+            j += 1
+    rows = np.flatnonzero(partner >= 0)
+    if len(rows) < max(1, min(len(ends[0]), len(ends[1])) // 2):
+        return None
+    away = one["end_ns"].to_numpy()[partner[rows]] - other["end_ns"].to_numpy()[rows]
+    return Pairing(partner, NO_SHIFT) if np.median(np.abs(away)) <= _SAME_GROUP_NS else None
 
 
 def _by_place(ends: list[NDArray[np.int64]], kinds: list[NDArray[np.uint64]], shift: Shift) -> Pairing:
@@ -162,12 +192,18 @@ def _shift_between(
     ends: list[NDArray[np.int64]], kinds: list[NDArray[np.uint64]], *, clocks_known: bool
 ) -> Shift | None:
     """The steadiest shift of one rank's rows against the other's, the nearest of equally steady ones; None where none
-    fits. Steps repeat: a shift by one of them is nearly as steady as the right one, so all are compared."""
+    fits. Steps repeat: a shift by one of them is nearly as steady as the right one, so all are compared. So do layers, and
+    in a graph's replay as evenly as the ends of a custom all-reduce scatter: a shift that leaves the wall clocks where they
+    are is taken unless another is clearly steadier."""
     clear = _steadiest(ends, kinds, {0, *_near(*ends)}) if clocks_known else []
     if clear and _CLEARLY * clear[0].spread_ns < (clear[1].spread_ns if len(clear) > 1 else _EXACT_NS):
         return clear[0]
     fitting = clear + _steadiest(ends, kinds, {0, len(ends[1]) - len(ends[0])} | _probed(ends, kinds))
-    return min(fitting, key=_steadiness, default=None)
+    steadiest = min(fitting, key=_steadiness, default=None)
+    as_told = min(clear, key=lambda shift: abs(shift.offset_ns), default=None)
+    if steadiest is None or as_told is None or abs(as_told.offset_ns) > _SAME_GROUP_NS:
+        return steadiest
+    return as_told if as_told.spread_ns <= _CLEARLY * steadiest.spread_ns else steadiest
 
 
 def _steadiest(ends: list[NDArray[np.int64]], kinds: list[NDArray[np.uint64]], places: set[int]) -> list[Shift]:
@@ -250,12 +286,12 @@ EACH = ["group", "reference", "sequence"]
 """Columns that tell one collective of a group of ranks."""
 
 
-def aligned(rows: pl.DataFrame, *, wall_clocks: bool) -> tuple[pl.DataFrame, pl.DataFrame]:
+def aligned(rows: pl.DataFrame, *, wall_clocks: bool, one_clock: bool = False) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Rows with ``arrival_ns`` and ``end_ns`` on the ranks' common clock, and (member, offset_ns, residual_ns).
 
     ``correction_ns`` (to the group's first rank) is applied, then the median distance of a rank's ends from the middle
     of all ends. Where ``wall_clocks`` are told and agree as well as that, they are left as they are: moving them would
-    only add the ends' own scatter.
+    only add the ends' own scatter. ``one_clock`` has nothing to be moved.
     """
     corrected = pl.col("end_ns") + pl.col("correction_ns")
     away = corrected.median().over(EACH) - corrected
@@ -264,7 +300,7 @@ def aligned(rows: pl.DataFrame, *, wall_clocks: bool) -> tuple[pl.DataFrame, pl.
         + pl.col("away").median().over("group", "reference", "member").round().cast(pl.Int64)
     )
     moved = _moved(centred)
-    if wall_clocks and end_skew_ns(rows) <= end_skew_ns(moved):
+    if one_clock or (wall_clocks and end_skew_ns(rows) <= end_skew_ns(moved)):
         moved = _moved(rows.with_columns(moved=pl.lit(0, pl.Int64)))
     residual = (pl.col("end_ns") - pl.col("end_ns").median().over(EACH)).abs()
     clocks = (

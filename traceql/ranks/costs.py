@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import polars as pl
 
+from traceql.derived.typical_steps import middle, typical_for
+from traceql.ranks.digest import RankDigest
 from traceql.ranks.jobs import Job
 from traceql.ranks.matching import matches
 
@@ -48,36 +51,34 @@ SUMS = ("transfer_ns", "waiting_ns", "exposed_transfer_ns", "exposed_waiting_ns"
 
 @lru_cache(maxsize=8)
 def step_costs(job: Job) -> pl.DataFrame:
-    """Every step of every rank that communicates: member, the columns of a digest's steps, collectives, the sums of
-    ``collective_costs`` (SUMS). The first step of a capture is left out where its kind has others: it absorbs the skew
-    with which the ranks started to record."""
+    """The steps of every rank that communicates: member, the columns of a digest's steps, collectives, the sums of
+    ``collective_costs`` (SUMS). Steps count as for every median (``typical_steps.counting``), on each rank.
+    """
     sums = (
         collective_costs(job)
         .group_by("member", "step_id")
         .agg(collectives=pl.len().cast(pl.Int64), **{name: pl.col(name).sum() for name in SUMS})
     )
-    steps = pl.concat(
-        rank.steps.with_columns(member=pl.lit(member, pl.Int64), first=pl.col("step_id") == pl.col("step_id").min())
-        for member, rank in enumerate(job.ranks)
-    )
+    steps = pl.concat(rank.steps.with_columns(member=pl.lit(member, pl.Int64)) for member, rank in enumerate(job.ranks))
     joined = steps.filter(pl.col("period_ns") > 0).join(sums, on=["member", "step_id"], how="inner")
-    others = (~pl.col("first")).any().over("member", "kind")
-    return joined.filter(~(pl.col("first") & others)).drop("first").sort("member", "step_id")
+    kept = joined.filter(pl.col("edge") == pl.col("edge").min().over("member", "kind"))
+    return kept.sort("member", "step_id")
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """The step that stands for one kind of step of a job: the median by ``share_pct`` on the rank where that is highest.
+    """The step that stands for one kind of step of a job, on the rank where the median ``share_pct`` is highest.
 
-    ``row`` is its row of ``step_costs``; ``steps`` how many there were on that rank; ``ranks`` one row a rank with the
-    medians of SUMS, period and share.
+    ``row`` is its row of ``step_costs``: of the rank's typical step unless that is unusual in its share, then of the median
+    one. ``share_pct`` is that step's, ``steps`` how many were compared on that rank; ``ranks`` one row a rank with the medians
+    of SUMS, period and share.
     """
 
     member: int
     kind: str | None
     share_pct: float
     steps: int
-    row: dict[str, int]
+    row: dict[str, Any]
     ranks: pl.DataFrame
 
     @property
@@ -86,8 +87,8 @@ class StepCost:
 
 
 def median_costs(job: Job, part: pl.Expr, whole: pl.Expr) -> list[StepCost]:
-    """For each kind of step, in order of its total time: the step whose part / whole is the median (the upper of two
-    middle ones), on the rank with the largest median."""
+    """For each kind of step, in order of its total time: the typical step by its part / whole, on the rank with the largest
+    median of it (the upper of two middle ones)."""
     shared = step_costs(job).with_columns(share=part / whole).filter(pl.col("share").is_finite())
     found = []
     for (kind,), rows in shared.group_by("kind", maintain_order=True):
@@ -102,12 +103,18 @@ def median_costs(job: Job, part: pl.Expr, whole: pl.Expr) -> list[StepCost]:
             .sort(["share", "member"], descending=[True, False])
         )
         top = ranks.row(0, named=True)
-        row = rows.filter((pl.col("member") == top["member"]) & (pl.col("step_id") == top["step_id"]))
-        cost = StepCost(
-            top["member"], kind, 100 * top["share"], top["steps"], row.row(0, named=True), ranks.sort("member")
-        )
+        row = _shown(rows.filter(pl.col("member") == top["member"]), job.ranks[top["member"]], kind)
+        cost = StepCost(top["member"], kind, 100 * row["share"], top["steps"], row, ranks.sort("member"))
         found.append((int(rows["period_ns"].sum()), cost))
     return [cost for _, cost in sorted(found, key=lambda pair: -pair[0])]
+
+
+def _shown(rows: pl.DataFrame, rank: RankDigest, kind: str | None) -> dict[str, Any]:
+    """The row of the step to show of one rank's."""
+    typical = next((alike for alike in rank.typical if alike.kind == kind), None)
+    step_id = (middle(rows, "share") if typical is None else typical_for(rows, typical, "share"))["step_id"]
+    row: dict[str, Any] = rows.row(by_predicate=pl.col("step_id") == step_id, named=True)
+    return row
 
 
 def by_collective(job: Job, cost: StepCost) -> pl.DataFrame:
@@ -129,6 +136,18 @@ def by_collective(job: Job, cost: StepCost) -> pl.DataFrame:
         )
         .sort(pl.col("exposed_transfer_ns") * -1, "op", "bytes", "key")
     )
+
+
+def mostly_nccl(table: pl.DataFrame) -> bool:
+    """Whether NCCL (or RCCL, or a library unknown) takes most of the transfer of a ``by_collective``'s all-reduces; of all
+    its collectives where it has none. The rest are kernels made for small messages."""
+    reduces = table.filter(pl.col("op") == "all_reduce")
+    rows = table if reduces.is_empty() else reduces
+    by_nccl = pl.col("what").str.contains("^(nccl|rccl)").fill_null(True)
+    nccl_ns, all_ns = rows.select(pl.col("transfer_ns").filter(by_nccl).sum(), all_ns=pl.col("transfer_ns").sum()).row(
+        0
+    )
+    return bool(2 * nccl_ns >= all_ns)
 
 
 def per_layer(job: Job, cost: StepCost) -> dict[str, float | int]:
@@ -161,7 +180,11 @@ def alignment(job: Job) -> dict[str, object]:
     told: dict[str, object] = {}
     found = matches(job)
     if found.end_skew_ns is not None:
-        told = {"clock_error_us": found.end_skew_ns / 1000, "unmatched_collectives": found.unmatched}
+        apart = found.end_skew_ns / 1000
+        told = {"clock_error_us": apart}
+        if job.one_clock:
+            told = {"clocks": "one, of one file", "clock_error_us": 0.0, "ends_apart_us": apart}
+        told["unmatched_collectives"] = found.unmatched
     if job.missing:
         told["ranks_without_a_trace"] = job.missing
     if job.copies:

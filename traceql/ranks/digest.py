@@ -11,9 +11,11 @@ import polars as pl
 
 from traceql.derived import collective_names, memoised
 from traceql.derived.collective_overlap import collective_overlap, compute_kernels
+from traceql.derived.distortion import unprofiled_step_ns
 from traceql.derived.intervals import union_ns
 from traceql.derived.roofline import device_match
 from traceql.derived.step_costs import device_gap_parts, step_gap_parts
+from traceql.derived.typical_steps import Alike, kinds_of_step, timed_steps
 from traceql.ranks.run_facts import RunFacts, run_facts
 from traceql.requirements import missing
 from traceql.rule import Need
@@ -26,11 +28,12 @@ digests must fit into one process."""
 
 @dataclass(frozen=True, eq=False)
 class RankDigest:
-    """One rank: its collectives and steps as small frames. A trace of several devices gives one a device.
+    """One rank: its collectives and steps as small frames. A process that drives several devices gives one a device.
 
     Attributes:
         index: place of the trace in the report.
-        rank: rank in the job; the device where one file holds several; None where nothing tells.
+        rank: rank in the job; the device where one process drives several; None where nothing tells.
+        clock: the file whose clock its times are on, where other digests' are too; None for a file of one rank.
         groups: process groups of several ranks it is in, as far as the file lists them: (name, ranks).
         span_ns: first to last event.
         link_bytes_per_s: peak of the GPU's fabric (NVLink) in one direction; None where unknown.
@@ -38,8 +41,11 @@ class RankDigest:
         collectives: collective_id, key (group, or operation where it has no name), op, what (library, algorithm),
             bytes, bus_factor, world_size, step_id, layer, layer_dur_ns, arrival_ns, end_ns, dur_ns (without what was
             early), exposed_ns, hidden_ns, early_ns, transfer_ns (fastest of its kind in this trace).
-        steps: step_id, name, kind, batch_size, tokens, start_ns, period_ns, gpu_start_ns, gpu_dur_ns,
-            gpu_busy_ns, graph_launches, compute_ns (union of its kernels that do not communicate), layers.
+        steps: step_id, name, kind, batch_size, tokens, start_ns, period_ns, edge (``typical_steps.timed_steps``),
+            gpu_start_ns, gpu_dur_ns, gpu_busy_ns, graph_launches, compute_ns (union of its kernels that do not communicate),
+            layers.
+        typical: the steps that stand for the others, one a kind, as everywhere.
+        unprofiled_step_ns: a decode step without a profiler, where the run's manifest has it.
         idle: step_id, cause, blame (largest of the cause), ns.
     """
 
@@ -59,6 +65,9 @@ class RankDigest:
     collectives: pl.DataFrame
     steps: pl.DataFrame
     idle: pl.DataFrame
+    typical: tuple[Alike, ...] = ()
+    unprofiled_step_ns: int | None = None
+    clock: str | None = None
 
     def source_time_s(self, start_ns: int) -> float:
         """Seconds at which the source's own viewer shows ``start_ns``."""
@@ -105,6 +114,9 @@ def _digest(trace: Trace) -> RankDigest:
         collectives=_collectives(trace),
         steps=_steps(trace),
         idle=_idle(trace),
+        typical=kinds_of_step(trace),
+        unprofiled_step_ns=unprofiled_step_ns(trace),
+        clock=None if trace.part is None else str(trace.path),
     )
 
 
@@ -115,6 +127,7 @@ def _on_device(whole: RankDigest, trace: Trace, device: int) -> RankDigest:
     return replace(
         whole,
         rank=device,
+        clock=str(trace.path),
         collectives=whole.collectives.filter(pl.col("collective_id").is_in(here.implode())),
         steps=_steps(trace, device).filter(pl.col("step_id").is_in(of_steps.implode())),
         idle=_idle(trace, device).filter(pl.col("step_id").is_in(of_steps.implode())),
@@ -204,10 +217,12 @@ def _steps(trace: Trace, device: int | None = None) -> pl.DataFrame:
     own = compute_kernels(trace).filter(pl.col("step_id").is_not_null() & _here(device))
     compute = union_ns(own, ["step_id"]).rename({"union_ns": "compute_ns"})
     layers = trace.table("layers").group_by("step_id").agg(layers=pl.len().cast(pl.Int64))
+    edges = timed_steps(trace).select("step_id", pl.col("edge").cast(pl.Int64))
     return (
-        steps.select(
-            "step_id", "name", "kind", "batch_size", "tokens", "start_ns", "period_ns", "gpu_start_ns", "gpu_dur_ns",
-            "gpu_busy_ns", "graph_launches",
+        steps.join(edges, on="step_id", how="left", maintain_order="left")
+        .select(
+            "step_id", "name", "kind", "batch_size", "tokens", "start_ns", "period_ns", "edge", "gpu_start_ns",
+            "gpu_dur_ns", "gpu_busy_ns", "graph_launches",
         )
         .join(compute, on="step_id", how="left", maintain_order="left")
         .join(layers, on="step_id", how="left", maintain_order="left")

@@ -35,16 +35,27 @@ class Job:
         return max(0, max(sizes, default=0) - len(self.ranks))
 
     @property
+    def one_clock(self) -> bool:
+        """Whether all ranks were recorded into one file."""
+        return on_one_clock(self.ranks)
+
+    @property
     def label(self) -> str:
         return f"{len(self.ranks)} ranks" if self.several else self.ranks[0].label
+
+
+def on_one_clock(ranks: Sequence[RankDigest]) -> bool:
+    """Whether the times of all these are on the clock of one file."""
+    clocks = {rank.clock for rank in ranks}
+    return len(clocks) == 1 and None not in clocks
 
 
 def jobs(digests: Sequence[RankDigest]) -> list[Job]:
     """Digests that communicate, put together by rank, world size and time.
 
-    Two belong to one job when their ranks differ, their world sizes do not, and their captures overlap in time by the
-    wall clock; where a file does not tell the time, when their names differ in the rank alone. A capture that was given
-    twice counts once.
+    Two belong to one job when their ranks differ and one file holds them, or their world sizes are the same and their
+    captures overlap in time by the wall clock; where a file does not tell the time, when their names differ in the rank
+    alone. A capture that was given twice counts once.
     """
     found: list[dict[int | None, RankDigest]] = []
     copies: dict[int, list[str]] = {}
@@ -77,8 +88,8 @@ def _same(one: RankDigest, other: RankDigest) -> bool:
 def _together(one: RankDigest, other: RankDigest) -> bool:
     if one.rank is None or other.rank is None:
         return False
-    if one.index == other.index:
-        return True  # devices of one file
+    if on_one_clock((one, other)):
+        return True
     if None not in (one.world_size, other.world_size) and one.world_size != other.world_size:
         return False
     if one.origin_unix_ns is None or other.origin_unix_ns is None:

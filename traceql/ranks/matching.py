@@ -16,7 +16,7 @@ import polars as pl
 
 from traceql.ranks.clocks import EACH, NO_SHIFT, Clock, Pairing, aligned, end_skew_ns, paired
 from traceql.ranks.digest import RankDigest
-from traceql.ranks.jobs import Job
+from traceql.ranks.jobs import Job, on_one_clock
 
 _UNMATCHED_OPS = ("send_recv", "barrier")
 """Operations that not every rank of a group takes part in at the same time, or that carry nothing."""
@@ -42,7 +42,8 @@ class Matches:
         clocks: by rank, those that were matched.
         wall_skew_ns: median over the collectives of last minus first end, by the wall clocks alone; None where a file
             does not tell them.
-        end_skew_ns: the same after alignment: the error that remains; None where nothing was matched.
+        end_skew_ns: the same after alignment: the error that remains, or of ranks on one clock, where nothing was aligned,
+            how far their ends lie apart; None where nothing was matched.
         unmatched: collectives that have no counterpart.
     """
 
@@ -62,7 +63,7 @@ def matches(job: Job) -> Matches:
         return Matches(pl.DataFrame(schema=_SCHEMA), unmatched=total)
     joined = pl.concat(parts)
     told = _told(*job.ranks)
-    moved, clocks = aligned(joined, wall_clocks=told)
+    moved, clocks = aligned(joined, wall_clocks=told, one_clock=job.one_clock)
     return Matches(
         rows=_described(job, _with_waits(moved)),
         clocks=tuple(Clock(job.ranks[member].rank, offset, residual) for member, offset, residual in clocks.rows()),
@@ -97,7 +98,8 @@ def _clusters(job: Job, key: str, members: Sequence[int]) -> list[pl.DataFrame]:
         mine = left.pop(reference)
         numbered = [_numbered(mine, reference, Pairing(np.arange(mine.height), NO_SHIFT))]
         for other in others:
-            pairing = paired(mine, left[other], clocks_known=_told(job.ranks[reference], job.ranks[other]))
+            both = (job.ranks[reference], job.ranks[other])
+            pairing = paired(mine, left[other], clocks_known=_told(*both), one_clock=on_one_clock(both))
             if pairing is not None:
                 numbered.append(_numbered(left.pop(other), other, pairing))
         if len(numbered) > 1:
@@ -106,7 +108,8 @@ def _clusters(job: Job, key: str, members: Sequence[int]) -> list[pl.DataFrame]:
 
 
 def _told(*ranks: RankDigest) -> bool:
-    return all(rank.origin_unix_ns is not None for rank in ranks)
+    """Whether the files say how the ranks' times lie to each other."""
+    return on_one_clock(ranks) or all(rank.origin_unix_ns is not None for rank in ranks)
 
 
 def _sequence(rank: RankDigest, key: str, begin_unix_ns: int) -> pl.DataFrame:

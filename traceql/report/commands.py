@@ -19,7 +19,7 @@ def analyze_command(report: Report) -> str:
 
 def open_command(report: Report, number: int) -> str:
     """What shows finding ``number`` in Perfetto; names the files alone where the report was made from Python."""
-    words = report.command or file_labels([trace.path for trace in report.traces])
+    words = report.command or list(dict.fromkeys(file_labels([trace.path for trace in report.traces])))
     return _line("open", [*words, "--finding", str(number)])
 
 

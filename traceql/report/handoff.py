@@ -33,14 +33,16 @@ _TRIES = 4
 
 
 def pack(report: Report, cards: Sequence[Card]) -> Handoff:
-    """What the page needs to offer a cut for each card whose trace has a timeline, as far as the budget reaches."""
+    """What the page needs to offer a cut for each card that has a command, as far as the budget reaches; ``cards`` are those
+    of all findings, twins behind the card that holds them."""
     events: list[str | None] = []
     dropped: list[tuple[str, ...]] = []
     cuts: dict[str, Cut] = {}
+    found = [finding for entry in report.entries for finding in entry.every]
     budget = BUDGET_BYTES // max(1, sum(trace.source != "ncu" for trace in report.traces))
     for index, trace in enumerate(report.traces):
         mine = [
-            (card, finding) for card, finding in zip(cards, report.found, strict=True)
+            (card, finding) for card, finding in zip(cards, found, strict=True)
             if finding.trace == index and card.command
         ]  # fmt: skip
         payload, kept, lines = _of_trace(trace, mine, budget)

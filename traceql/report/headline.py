@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from traceql import metrics
-from traceql.derived.step_costs import step_gap_parts
+from traceql.derived import memoised
+from traceql.derived.distortion import unprofiled_step_ns
+from traceql.derived.step_costs import step_idle
 from traceql.derived.typical_steps import Alike, alike_steps
 from traceql.finding import Severity
 from traceql.report import causes, units
 from traceql.report.model import Figure
 from traceql.report.names import shown
 from traceql.trace import Trace
+from traceql.twins import peers
 
 if TYPE_CHECKING:
     from traceql.reporting import Report
@@ -82,6 +85,7 @@ def source_name(trace: Trace) -> str:
     return _SOURCES[trace.source]
 
 
+@memoised
 def median_steps(trace: Trace) -> list[StepCost]:
     """For each kind and batch size the step that stands for it, as ``derived.typical_steps`` chooses and orders them."""
     idle = idle_by_step(trace)
@@ -97,9 +101,10 @@ def _cost(alike: Alike, row: Mapping[str, Any], idle_ns: dict[str, int]) -> Step
     )  # fmt: skip
 
 
+@memoised
 def idle_by_step(trace: Trace) -> dict[int, dict[str, int]]:
     """step_id → cause → idle ns."""
-    sums = step_gap_parts(trace).group_by("step_id", "cause").agg(pl.col("dur_ns").sum())
+    sums = step_idle(trace).group_by("step_id", "cause").agg(pl.col("ns").sum())
     found: dict[int, dict[str, int]] = {}
     for step_id, cause, ns in sorted(sums.rows(), key=lambda row: (row[0], causes.order(row[1]))):
         found.setdefault(step_id, {})[cause] = ns
@@ -112,13 +117,20 @@ def verdict(trace: Trace) -> str:
     if not medians:
         return _without_steps(trace)
     step = medians[0]
-    start = f"{_capital(shown(step.label))}: {units.ms(step.period_ns)}/step (profiled)"
+    unprofiled = unprofiled_ns(trace, step)
+    beside = "" if unprofiled is None else f", {units.ms(unprofiled)} without the profiler"
+    start = f"{_capital(shown(step.label))}: {units.ms(step.period_ns)}/step (profiled{beside})"
     on = f" on device {step.device}, the busiest of {step.devices}" if step.devices > 1 else ""
     if step.busy_pct is None:
         return f"{start}, GPU busy {NOT_RECORDED}: {metrics.unrecorded_reason(trace)}."
     if step.busy_ns == 0:
         return f"{start}; no GPU work is linked to it."
     return f"{start}, GPU busy {units.number(step.busy_pct)} %{on}; {_loss(step, waiting_ns(trace, step))}."
+
+
+def unprofiled_ns(trace: Trace, step: StepCost) -> int | None:
+    """What the decode step takes without the profiler, where the run measured it."""
+    return unprofiled_step_ns(trace) if step.kind in (None, "decode") else None
 
 
 def waiting_ns(trace: Trace, step: StepCost) -> int:
@@ -168,16 +180,28 @@ def figures(report: Report, trace: Trace) -> tuple[Figure, ...]:
 
 def _step_figures(trace: Trace, step: StepCost) -> tuple[Figure, ...]:
     value, unit = units.quantity(step.period_ns, "ns")
-    found = [Figure("step time", value, unit, f"{step.period_ns:,} ns", shown(_standing_for(step)))]
+    unprofiled = unprofiled_ns(trace, step)
+    beside = "" if unprofiled is None else f"{units.ms(unprofiled)} without the profiler; "
+    found = [Figure("step time", value, unit, f"{step.period_ns:,} ns", shown(beside + _standing_for(step)))]
     if step.tokens and step.kind in ("decode", "prefill", "mixed"):
-        per_second = step.tokens / step.period_ns * 1e9
-        per_token, token_unit = units.quantity(step.period_ns / step.tokens, "ns")
+        step_ns = step.period_ns if unprofiled is None else unprofiled
+        per_second = step.tokens / step_ns * 1e9
+        per_token, token_unit = units.quantity(step_ns / step.tokens, "ns")
+        without = "" if unprofiled is None else ", without the profiler"
         found.append(
             Figure("throughput", units.number(per_second), "tokens/s", f"{per_second:,.1f} tokens/s",
-                   f"{per_token} {token_unit} per token, {step.tokens:,} tokens a step")
+                   f"{per_token} {token_unit} per token, {step.tokens:,} tokens a step{without}")
         )  # fmt: skip
     on = f", device {step.device}" if step.devices > 1 else ""
-    return (*found, _busy_figure(trace, step.busy_pct, f"of that step, profiled{on}"))
+    honest = "" if unprofiled is None else _honest_busy(step, unprofiled)
+    return (*found, _busy_figure(trace, step.busy_pct, f"of that step, profiled{on}{honest}"))
+
+
+def _honest_busy(step: StepCost, unprofiled: int) -> str:
+    """The device's share of the unprofiled step; nothing where that is not known to be a share."""
+    if not step.busy_ns or step.busy_ns > unprofiled:
+        return ""
+    return f"; {units.number(100 * step.busy_ns / unprofiled)} % of the unprofiled one"
 
 
 def _standing_for(step: StepCost) -> str:
@@ -208,13 +232,20 @@ def _busy_figure(trace: Trace, busy_pct: float | None, of: str) -> Figure:
 
 
 def _recoverable(report: Report, trace: Trace, step_id: int) -> tuple[Figure, ...]:
-    """What the step shown would save with its findings fixed together; where none of them could be timed again, the
-    largest estimate there is."""
+    """What the step shown would save with its findings fixed together, of several ranks the one's that would save most: the
+    others wait for it. Where none of them could be timed again, the largest estimate there is."""
     index = next(i for i, each in enumerate(report.traces) if each is trace)
-    together = next((r for r in report.recoverable if (r.trace, r.step_id) == (index, step_id)), None)
+    shown_steps = {index: step_id}
+    for peer in peers(report.recordings, index):
+        medians = median_steps(report.traces[peer])
+        shown_steps.setdefault(peer, medians[0].step_id if medians else -1)
+    modelled = [r for r in report.recoverable if shown_steps.get(r.trace) == r.step_id]
+    together = max(modelled, key=lambda r: (r.estimated_savings_us_per_step, r.trace == index), default=None)
     if together is not None:
         us, count = together.estimated_savings_us_per_step, len(together.findings)
         note = f"estimate, {count} findings fixed together" if count > 1 else "estimate, one finding fixed"
+        if len(shown_steps) > 1:
+            note += f" on rank {report.traces[together.trace].rank}, where most is"
         if together.profiled_savings_us_per_step is not None:
             recorded, unit = units.quantity(together.profiled_savings_us_per_step, "µs", "step")
             note += f", of the unprofiled step; {recorded} {unit} of the profiled one"
@@ -228,10 +259,10 @@ def _recoverable(report: Report, trace: Trace, step_id: int) -> tuple[Figure, ..
 
 
 def _findings(report: Report) -> Figure:
-    found = report.found
+    found = report.entries
     parts = []
     for severity in sorted(Severity, reverse=True):
-        number = sum(f.severity is severity for f in found)
+        number = sum(entry.severity is severity for entry in found)
         if number:
             plural = "s" if number > 1 and severity is not Severity.INFO else ""
             parts.append(f"{number} {severity.label}{plural}")

@@ -38,7 +38,9 @@ def of_view(view: View) -> str:
         STYLES,
         SCRIPTS,
         view=view,
-        markdown={card.anchor: card_markdown(card, card.trace or view.title) for card in view.cards},
+        markdown={
+            card.anchor: card_markdown(card, card.trace or view.title) for each in view.cards for card in each.every
+        },
         cause_label=causes.LABELS,
         cause_class=causes.css,
         cuts=_cuts(view),

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import traceql
 from traceql import metrics
 from traceql.engine import Outcome
 from traceql.finding import Finding
-from traceql.report.names import file_labels, without_home
+from traceql.report.json_text import json_text
+from traceql.report.names import file_labels
 from traceql.reporting import Report, Results
 from traceql.roofline_evidence import counted, counter_reports, exceeded
 from traceql.schema import SCHEMA_VERSION
@@ -22,21 +22,7 @@ from traceql.trace import Problem, Trace
 
 def render(report: Report) -> str:
     """The report as one JSON document with a final newline; the same input gives the same bytes."""
-    return render_document(document(report))
-
-
-def render_document(content: dict[str, Any]) -> str:
-    """A document as text with a final newline."""
-    return json.dumps(_without_homes(content), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
-
-
-def _without_homes(value: Any) -> Any:
-    """``value`` without home directories in any of its texts: a report is shared, and they name a person."""
-    if isinstance(value, str):
-        return without_home(value)
-    if isinstance(value, dict):
-        return {without_home(key): _without_homes(inner) for key, inner in value.items()}
-    return [_without_homes(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+    return json_text(document(report))
 
 
 def document(report: Report) -> dict[str, Any]:
@@ -73,7 +59,7 @@ def assembled(
         "metrics": metrics,
         "recoverable": [dataclasses.asdict(each) for each in results.recoverable],
         "rules": [_rule(outcome) for outcome in results.rules],
-        "findings": [_finding(finding) for finding in results.found],
+        "findings": _findings(results),
         "suppressed": [
             _finding(s.finding) | {"suppressed_by": s.suppression.label, "reason": s.suppression.reason}
             for s in suppressed
@@ -84,12 +70,14 @@ def assembled(
 
 
 def trace_entry(trace: Trace) -> dict[str, Any]:
-    """What the document says of one trace, but for its path; ``metrics`` stand there when it has several, ``counters``
-    where a Nsight Compute report was joined, ``over_peak`` where kernels exceed a peak."""
+    """What the document says of one trace, but for its path; ``metrics`` stand there when it has several, ``pids`` where
+    its file holds several ranks, ``counters`` where a Nsight Compute report was joined, ``over_peak`` where kernels exceed a
+    peak."""
     over = exceeded(trace)
     return {
         "source": trace.source,
         "rank": trace.rank,
+        **({} if trace.part is None else {"pids": list(trace.part.processes)}),
         "capabilities": trace.capabilities.as_dict(),
         "warnings": [_warning(problem) for problem in trace.problems],
         "metrics": metrics.of(trace),
@@ -113,6 +101,21 @@ def _warning(problem: Problem) -> str:
 
 def _rule(outcome: Outcome) -> dict[str, Any]:
     return {"code": outcome.code, "name": outcome.name, "outcome": outcome.outcome, "reason": outcome.reason}
+
+
+def _findings(results: Results) -> list[dict[str, Any]]:
+    """The findings of every trace: ``number`` is the entry that text and HTML tell them in."""
+    number = {id(f): at for at, entry in enumerate(results.entries, start=1) for f in entry.every}
+    found = results.found
+    codes = {(f.trace, f.fingerprint): f.code for f in found}
+    return [_finding(f) | {"number": number[id(f)], "overlaps_with": _overlaps(results, f, codes)} for f in found]
+
+
+def _overlaps(results: Results, finding: Finding, codes: Mapping[tuple[int, str], str]) -> list[dict[str, Any]] | None:
+    shared = results.overlaps(finding)
+    if shared is None:
+        return None
+    return [{"code": codes[finding.trace, other], "fingerprint": other, "us_per_step": us} for other, us in shared]
 
 
 def _finding(finding: Finding) -> dict[str, Any]:

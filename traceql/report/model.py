@@ -89,6 +89,19 @@ class Card:
     """label of its trace, where the report has several"""
     command: str = ""
     """what opens it in Perfetto; empty where there is no timeline to open"""
+    shared: str = ""
+    """how much of its saving another finding's holds too, in a sentence; empty where there is nothing to say"""
+    sizes: str = ""
+    """what either profiler, and each rank, says it saves, where several found it"""
+    twins: tuple[Card, ...] = ()
+    """the same problem as other captures of the mode show it"""
+    other_rank: bool = False
+    """a twin of another rank than the card's, that says the same"""
+
+    @property
+    def every(self) -> tuple[Card, ...]:
+        """The card and its twins."""
+        return (self, *self.twins)
 
 
 @dataclass(frozen=True)
@@ -340,3 +353,11 @@ class View:
     """the jobs among the traces, as HTML draws them"""
     brief_note: str = ""
     """which traces' evidence was left out, and why; empty where all is there"""
+
+    @property
+    def abstained(self) -> list[tuple[str, list[str]]]:
+        """Rules that did not apply by reason, the reason that most of them share first."""
+        found: dict[str, list[str]] = {}
+        for rule, reason in self.not_applicable:
+            found.setdefault(reason, []).append(rule)
+        return sorted(found.items(), key=lambda item: -len(item[1]))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -27,14 +29,16 @@ _NAMED = 12
 """Steps whose number stands below the map: more do not fit a phone."""
 _FAINTEST = 0.02
 """Cells under this share of the scale's end are drawn as none."""
+_RANK_AT_END = re.compile(r" · (rank|process) \S+$")
 _SPOKEN = 3
 """Stragglers for which the table says what they did instead."""
 
 
-def rank_views(traces: Sequence[Trace], detailed: Collection[int]) -> tuple[RankView, ...]:
+def rank_views(traces: Sequence[Trace], detailed: Collection[int], labels: Sequence[str] = ()) -> tuple[RankView, ...]:
     """One view a job of several ranks whose collectives could be matched.
 
-    ``detailed`` are the traces whose evidence the page holds: places lead to them alone.
+    ``detailed`` are the traces whose evidence the page holds: places lead to them alone. ``labels`` name the traces: of
+    several jobs each is called as its first rank, but for the rank.
     """
     if len(traces) < 2 and not any(len(trace.loaded["devices"]) > 1 for trace in traces):
         return ()
@@ -42,8 +46,12 @@ def rank_views(traces: Sequence[Trace], detailed: Collection[int]) -> tuple[Rank
     for job, matches in TraceSet(tuple(traces)).matched:
         steps = lateness.late_steps(job) if job.several else pl.DataFrame()
         if not steps.is_empty():
-            found.append(_view(job, matches, steps, detailed))
-    return tuple(found)
+            found.append((job, _view(job, matches, steps, detailed)))
+    if len(found) < 2 or not labels:
+        return tuple(view for _, view in found)
+    return tuple(
+        replace(view, title=f"{view.title}: {_RANK_AT_END.sub('', labels[job.ranks[0].index])}") for job, view in found
+    )
 
 
 def _view(job: Job, matches: Matches, steps: pl.DataFrame, detailed: Collection[int]) -> RankView:
@@ -55,7 +63,7 @@ def _view(job: Job, matches: Matches, steps: pl.DataFrame, detailed: Collection[
         f"{len(job.ranks) - len(order)} ranks with the least lateness are not drawn."
     ]  # fmt: skip
     period = float(of_kind["period_ns"].median() or 0)  # type: ignore[arg-type]
-    error = "" if matches.end_skew_ns is None else f" Clocks agree within {ms(matches.end_skew_ns)}."
+    error = "" if matches.end_skew_ns is None else _clocks(job, matches.end_skew_ns)
     unmatched = f" {matches.unmatched} collectives have no counterpart." if matches.unmatched else ""
     words = f"{kind} step" if kind else "step"
     return RankView(
@@ -70,6 +78,12 @@ def _view(job: Job, matches: Matches, steps: pl.DataFrame, detailed: Collection[
         stragglers=_stragglers(job, of_kind, ranking, period, detailed),
         waits=_waits(job, kind),
     )
+
+
+def _clocks(job: Job, end_skew_ns: int) -> str:
+    if job.one_clock:
+        return f" They share the clock of one file; collectives end within {ms(end_skew_ns)} on all of them."
+    return f" Clocks agree within {ms(end_skew_ns)}."
 
 
 def _drawn(job: Job, ranking: pl.DataFrame) -> list[int]:

@@ -133,6 +133,8 @@ def ranks(traces: Sequence[Trace], labels: Sequence[str]) -> Table | None:
     periods = [row["period_ns"] for row in rows if row]
     for key in keys:
         values = [row.get(key) for row in rows]
+        if key == "communication_ns" and not any(values):
+            continue
         header, cells = column(key, values, beside=periods if key.endswith("_ns") else ())
         headers.append(header)
         columns.append(cells)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from traceql.report import textable
 from traceql.report.model import Card, Figure, Table, TraceView, View
 from traceql.report.view import build
+from traceql.terminal import put
 
 if TYPE_CHECKING:
     from traceql.reporting import Report
@@ -23,14 +24,15 @@ WIDTH = 100
 
 _SEVERITY = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 _ROWS = 5
+_INDENT, _LABEL = 3, 7
+_BESIDE = _INDENT + _LABEL + 1
 
 
 def render(report: Report) -> str:
     """The note as plain text without colour."""
     console = Console(file=io.StringIO(), width=WIDTH, color_system=None, highlight=False, legacy_windows=False)
     print_report(report, console)
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    return "\n".join(line.rstrip() for line in str(text).splitlines()) + "\n"
+    return str(console.file.getvalue()).rstrip("\n") + "\n"  # type: ignore[attr-defined]
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -43,21 +45,22 @@ def print_report(report: Report, console: Console) -> None:
         _card(card, console, next(same, None))
         told.append(card)
     if not view.cards:
-        console.print(Text("No findings."), end="\n\n")
+        put(console, Text("No findings."))
+        put(console)
     if view.ranks is not None:
         _table(view.ranks, console, indent=0)
-        console.print()
+        put(console)
     _notes(view, console)
 
 
 def _head(view: View, console: Console) -> None:
-    console.print(Text(" · ".join((view.title, *view.scope)), style="dim"))
-    console.print()
-    console.print(Text(view.verdict, style="bold"))
+    put(console, Text(" · ".join((view.title, *view.scope)), style="dim"))
+    put(console)
+    put(console, Text(view.verdict, style="bold"))
     figures = [_figure(f) for f in view.headline]
     if figures:
-        console.print(Text(" · ".join(figures)))
-    console.print()
+        put(console, Text(_listed(figures, console.width)))
+    put(console)
 
 
 def _figure(figure: Figure) -> str:
@@ -73,34 +76,58 @@ def _card(card: Card, console: Console, alike: Card | None) -> None:
     if card.savings:
         saved = f"about {card.savings.text}" if card.savings_us else "nothing by itself"
         head.append(f"  saves {saved} ({card.certainty})")
-    console.print(head)
+    put(console, head)
     _indented(Text(card.message), console)
     where = [*([card.trace] if card.trace else []), *card.where]
     if where:
-        _labelled("where", " · ".join(where), console)
+        _labelled("where", _listed(where, console.width - _BESIDE), console)
+    for twin in (each for each in card.twins if not each.other_rank):
+        _labelled(
+            "also", f"{' · '.join([*([twin.trace] if twin.trace else []), *twin.where])}: {twin.message}", console
+        )
+    for label, line in (
+        ("size" if card.savings_us else "ranks", card.sizes and f"{card.sizes}."),
+        ("shared", card.shared),
+    ):
+        if line:
+            _labelled(label, line, console)
     if alike is not None:
         _labelled("do", f"as for finding {alike.number}", console)
-        console.print()
+        put(console)
         return
     if card.facts:
-        _labelled("figures", " · ".join(f"{f.label} {f.text}" for f in card.facts), console)
+        _labelled("figures", _listed([f"{f.label} {f.text}" for f in card.facts], console.width - _BESIDE), console)
     for table in card.tables:
-        _table(table, console, indent=3)
+        _table(table, console, indent=_INDENT)
     for line in card.advice:
         _labelled("do", line, console)
-    console.print()
+    put(console)
 
 
 def _labelled(label: str, text: str, console: Console) -> None:
     grid = RichTable.grid(padding=(0, 1))
-    grid.add_column(width=7, style="dim")
+    grid.add_column(width=_LABEL, style="dim")
     grid.add_column(overflow="fold")
     grid.add_row(label, Text(text))
     _indented(grid, console)
 
 
-def _indented(content: Text | RichTable, console: Console, by: int = 3) -> None:
-    console.print(Padding(content, (0, 0, 0, by)))
+def _listed(pieces: Sequence[str], room: int) -> str:
+    """The pieces with points between them, in lines of ``room`` columns that end after a piece: no number stands apart from
+    its unit."""
+    lines = [""]
+    for piece in pieces:
+        joined = f"{lines[-1]} · {piece}" if lines[-1] else piece
+        if cell_len(joined) + 2 > room and lines[-1]:  # 2 for the point that follows
+            lines[-1] += " ·"
+            lines.append(piece)
+        else:
+            lines[-1] = joined
+    return "\n".join(lines)
+
+
+def _indented(content: Text | RichTable, console: Console, by: int = _INDENT) -> None:
+    put(console, content, by)
 
 
 def _table(table: Table, console: Console, indent: int) -> None:
@@ -119,31 +146,28 @@ def _table(table: Table, console: Console, indent: int) -> None:
 
 
 def _notes(view: View, console: Console) -> None:
-    for trace in view.traces:
-        _trace_notes(trace, console, named=len(view.traces) > 1)
+    for note, labels in _notes_of(view.traces).items():
+        whose = "" if len(labels) == len(view.traces) else f"{', '.join(labels)}: "
+        put(console, Text(whose + note, style="dim"))
     for line in view.unreadable:
-        console.print(Text(f"Not read: {line}", style="red"))
+        put(console, Text(f"Not read: {line}", style="red"))
     for rule, reason in view.crashed:
-        console.print(Text(f"{rule} failed to run: {reason}", style="red"))
+        put(console, Text(f"{rule} failed to run: {reason}", style="red"))
     if view.passed:
-        console.print(Text(f"Passed: {', '.join(view.passed)}.", style="dim"))
+        put(console, Text(f"Passed: {', '.join(view.passed)}.", style="dim"))
     if view.suppressed:
         listed = "; ".join(f"{what} ({why})" for what, why in view.suppressed)
-        console.print(Text(f"Suppressed: {listed}.", style="dim"))
+        put(console, Text(f"Suppressed: {listed}.", style="dim"))
     if view.not_applicable:
-        console.print(Text("Did not apply:", style="dim"))
-        for reason, rules in _by_reason(view.not_applicable):
+        put(console, Text("Did not apply:", style="dim"))
+        for reason, rules in view.abstained:
             _indented(Text(f"{', '.join(rules)}: {reason}", style="dim"), console, 2)
 
 
-def _by_reason(not_applicable: Iterable[tuple[str, str]]) -> list[tuple[str, list[str]]]:
-    """Rules that did not apply by reason, the reason that most of them share first."""
+def _notes_of(traces: Iterable[TraceView]) -> dict[str, list[str]]:
+    """Each note once, with the traces it is about."""
     found: dict[str, list[str]] = {}
-    for rule, reason in not_applicable:
-        found.setdefault(reason, []).append(rule)
-    return sorted(found.items(), key=lambda item: -len(item[1]))
-
-
-def _trace_notes(trace: TraceView, console: Console, *, named: bool) -> None:
-    for note in trace.notes:
-        console.print(Text((f"{trace.label}: " if named else "") + note, style="dim"))
+    for trace in traces:
+        for note in trace.notes:
+            found.setdefault(note, []).append(trace.label)
+    return found

@@ -9,6 +9,8 @@ from traceql.report.model import Table
 _GUTTER = "  "
 _NARROWEST = 15
 """A name column is not cut below this; sooner, the last columns are left out."""
+_FIRST = 24
+"""The same for the first column, which says what a row is about."""
 
 
 def lines(table: Table, width: int, rows: int) -> tuple[list[str], list[str]]:
@@ -37,9 +39,10 @@ def _fitted(
     natural = [max(cell_len(text) for text in [headers[c], *(row[c] for row in rows)]) for c in columns]
     spare = width - len(_GUTTER) * (len(columns) - 1) - sum(natural)
     names = [i for i, c in enumerate(columns) if not numeric[c]]
+    least = [_FIRST if c == 0 else _NARROWEST for c in columns]
     while spare < 0:
-        widest = max(names, key=lambda i: natural[i], default=None)
-        if widest is None or natural[widest] <= _NARROWEST:
+        widest = max(names, key=lambda i: natural[i] - least[i], default=None)
+        if widest is None or natural[widest] <= least[widest]:
             return None
         natural[widest] -= 1
         spare += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from traceql import registry
 from traceql.report import headline
 from traceql.report.cards import cards, grouped
 from traceql.report.commands import analyze_command
+from traceql.report.labels import run_name, trace_labels
 from traceql.report.model import Card, Cell, Column, Handoff, Table, TraceView, View
 from traceql.report.names import file_labels, shown
 from traceql.report.sections import brief_view, trace_view
@@ -19,28 +21,33 @@ from traceql.report.step_sections import are_ranks, ranks
 if TYPE_CHECKING:
     from traceql.report.rank_model import RankView
     from traceql.reporting import Report
+    from traceql.trace import Trace
 
 
 def build(report: Report, *, timeline: bool = True) -> View:
     """The view of ``report``; ``timeline`` also packs GPU timelines and downloads, which only HTML shows."""
     traces = report.traces
     files = file_labels([trace.path for trace in traces])
-    labels = [f"rank {trace.rank}" for trace in traces] if are_ranks(traces) else files
+    by_rank = are_ranks(traces)
+    labels = [f"rank {trace.rank}" for trace in traces] if by_rank else trace_labels(traces, report.recordings)
     slowest = headline.slowest(traces) if traces else None
     lead = None if slowest is None else traces[slowest]
     found = cards(report, labels)
     detailed = _detailed(report, slowest)
     found = tuple(_reachable(card, detailed) for card in found)
     share = 1 / max(len(detailed), 1) if timeline else 0.0
-    views = tuple(
-        trace_view(trace, label, file, index, found, timeline_share=share)
-        if index in detailed
-        else brief_view(trace, label)
-        for index, (trace, label, file) in enumerate(zip(traces, labels, files, strict=True))
-    )
+    every = tuple(each for card in found for each in card.every)
+    with ThreadPoolExecutor(1) as beside:  # compressing needs neither Python's lock nor anything of the sections
+        handoff = beside.submit(_handoff, report, every) if timeline else None
+        views = tuple(
+            trace_view(trace, label, file, index, every, timeline_share=share)
+            if index in detailed
+            else brief_view(trace, label)
+            for index, (trace, label, file) in enumerate(zip(traces, labels, files, strict=True))
+        )
     outcomes = report.rules
     return View(
-        title=_title(files, ranks=labels is not files),
+        title=_title(files, run_name(report.recordings), "ranks" if by_rank else _kind(traces)),
         scope=_scope(views, slowest),
         verdict=headline.verdict(lead) if lead else "No trace could be read.",
         headline=headline.figures(report, lead) if lead else (),
@@ -59,8 +66,8 @@ def build(report: Report, *, timeline: bool = True) -> View:
         groups=grouped(found),
         command=analyze_command(report),
         lead=slowest,
-        handoff=_handoff(report, found) if timeline else None,
-        rank_views=_rank_views(report, detailed) if timeline else (),
+        handoff=None if handoff is None else handoff.result(),
+        rank_views=_rank_views(report, detailed, labels) if timeline else (),
         brief_note=_brief_note(labels, detailed),
     )
 
@@ -80,6 +87,7 @@ def _detailed(report: Report, lead: int | None) -> list[int]:
 
 def _reachable(card: Card, detailed: Sequence[int]) -> Card:
     """The card without links into timelines that are not on the page."""
+    card = replace(card, twins=tuple(_reachable(twin, detailed) for twin in card.twins))
     if card.place is None or card.place.trace in detailed:
         return card
     tables = tuple(
@@ -99,22 +107,29 @@ def _brief_note(labels: Sequence[str], detailed: Sequence[int]) -> str:
     )
 
 
-def _rank_views(report: Report, detailed: Sequence[int]) -> tuple[RankView, ...]:
+def _rank_views(report: Report, detailed: Sequence[int], labels: Sequence[str]) -> tuple[RankView, ...]:
     from traceql.report.rank_views import rank_views
 
-    return rank_views(report.traces, detailed)
+    return rank_views(report.traces, detailed, labels)
 
 
-def _handoff(report: Report, found: Sequence[Card]) -> Handoff:
+def _handoff(report: Report, every: Sequence[Card]) -> Handoff:
     from traceql.report.handoff import pack
 
-    return pack(report, found)
+    return pack(report, every)
 
 
-def _title(files: list[str], *, ranks: bool) -> str:
+def _title(files: list[str], run: str | None, what: str) -> str:
     if len(files) < 2:
         return files[0] if files else "traceql report"
-    return f"{len(files)} {'ranks' if ranks else 'traces'}: {files[0]} …"
+    more = " …" if len(set(files)) > 1 else ""
+    return f"{len(files)} {what}{f' of {run}' if run else f': {files[0]}{more}'}"
+
+
+def _kind(traces: Sequence[Trace]) -> str:
+    """What traces are called that are no ranks."""
+    one_file = len({trace.path for trace in traces}) == 1 and all(trace.part is not None for trace in traces)
+    return "processes" if one_file else "traces"
 
 
 def _scope(views: tuple[TraceView, ...], lead: int | None) -> tuple[str, ...]:
