@@ -65,7 +65,7 @@ def generated(draw: st.DrawFn) -> list[Event]:
 
 
 @settings(
-    max_examples=int(os.environ.get("TRACEQL_TEST_EXAMPLES", "60")), deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate],  # each try opens a file: no shrinking
+    max_examples=int(os.environ.get("TRACEQL_TEST_EXAMPLES", "40")), deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate],  # each try opens a file: no shrinking
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )  # fmt: skip
 @given(generated())

@@ -205,11 +205,11 @@ def _placed(name: str, frame: pl.DataFrame, first_ns: int, rank: int | None) -> 
         ordered = ordered.rechunk()
     else:
         order = ordered.select(pl.arg_sort_by("start_ns", maintain_order=True)).to_series()
-        columns = []
+        sorted_columns: list[pl.DataFrame] = []
         for column in ordered.columns:  # one after the other: a large table is not held twice
-            columns.append(ordered.select(column)[order])
+            sorted_columns.append(ordered.select(column)[order])
             ordered = ordered.drop(column)
-        ordered = pl.concat(columns, how="horizontal")
+        ordered = pl.concat(sorted_columns, how="horizontal")
     ordered = ordered.with_columns(pl.col("start_ns").set_sorted())
     identity = schema.TABLES[name].columns[0].name
     if not identity.endswith("_id"):

@@ -13,13 +13,13 @@ from fuzz.guided import CORPUS, replay
 from fuzz.guided.targets import TARGETS
 
 MOST = {
-    "torch-analyze": 6,
-    "nsys-analyze": 4,
+    "torch-analyze": 5,
+    "nsys-analyze": 3,
     "ncu-analyze": 8,
-    "nsys-load": 15,
-    "torch-load": 60,
-    "torch-parsers": 60,
-    "ncu-load": 100,
+    "nsys-load": 10,
+    "torch-load": 40,
+    "torch-parsers": 40,
+    "ncu-load": 60,
 }
 """Inputs of a slow target that a run of the suite takes; of the others all."""
 

@@ -215,11 +215,25 @@ SINGLE = [
 
 @pytest.mark.usefixtures("tiny_pieces")
 def test_every_odd_value(tmp_path: Path) -> None:
+    together: list[str] = []
     for key, value in SINGLE:
         category = '"cpu_op"' if "Input" in value or "Collective" in value else '"kernel"'
         odd = event(2, **({"cat": category} | {key: value}))
-        check(tmp_path / "t.json", document([event(1), odd, event(3)]))
         check(tmp_path / "t.json", document([event(1), odd], after='"x": 1e999'))
+        if not is_json(odd):  # the recovery begins there, and would hide what follows
+            check(tmp_path / "t.json", document([event(1), odd, event(3)]))
+        else:
+            together.append(odd)
+    for first in range(0, len(together), 12):
+        check(tmp_path / "t.json", document([event(1), *together[first : first + 12], event(3)]))
+
+
+def is_json(text: str) -> bool:
+    try:
+        json.loads(text, parse_constant=float.fromhex)
+    except ValueError:
+        return False
+    return True
 
 
 @pytest.mark.usefixtures("tiny_pieces")

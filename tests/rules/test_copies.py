@@ -8,7 +8,7 @@ import pytest
 
 from traceql.derived.compilation import COMPILING
 from traceql.derived.copies import copy_form
-from traceql.derived.host import nearest
+from traceql.derived.intervals import nearest
 from traceql.derived.naming import labels
 
 

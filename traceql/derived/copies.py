@@ -44,7 +44,7 @@ def copies(trace: Trace) -> pl.DataFrame:
     replay), outer_id (the op_id of that operator, null in a replay), replayed.
     """
     own = _launched(trace).with_columns(replayed=pl.lit(False))
-    return pl.concat([own, _replayed(trace, own.columns)]).sort("gpu_op_id")
+    return pl.concat([own, _replayed(trace, own.schema)]).sort("gpu_op_id")
 
 
 def _launched(trace: Trace) -> pl.DataFrame:
@@ -74,13 +74,13 @@ def _launched(trace: Trace) -> pl.DataFrame:
     )  # fmt: skip
 
 
-def _replayed(trace: Trace, columns: list[str]) -> pl.DataFrame:
+def _replayed(trace: Trace, schema: pl.Schema) -> pl.DataFrame:
     """Copies inside graph replays, described by their twins in the aligned eager trace."""
     from traceql.derived.alignment import aligned_kernels
 
     aligned = aligned_kernels(trace).filter(pl.col("eager_kernel_id").is_not_null())
     if trace.eager is None or aligned.is_empty():
-        return pl.DataFrame(schema=_launched(trace).schema | {"replayed": pl.Boolean}).select(columns)
+        return pl.DataFrame(schema=schema)
     ids = gpu_ops(trace.eager).filter(pl.col("kind") == "kernel").select("gpu_op_id", eager_kernel_id="source_id")
     twins = _launched(trace.eager).join(ids, on="gpu_op_id").drop("gpu_op_id", "step_id", "layer", "dur_ns", "kernel")
     layer = layer_kernels(trace).select("layer", "kernel_id")
@@ -92,7 +92,7 @@ def _replayed(trace: Trace, columns: list[str]) -> pl.DataFrame:
         .join(twins, on="eager_kernel_id")
         .join(layer, on="kernel_id", how="left")
         .with_columns(host_ns=pl.lit(0, pl.Int64), outer_id=pl.lit(None, pl.Int64), replayed=pl.lit(True))
-        .select(columns)
+        .select(schema.names())
     )
 
 

@@ -239,6 +239,8 @@ def _group_of(frame: pl.DataFrame, groups: pl.DataFrame, by: list[str], *, nulls
     if not groups.height:
         return np.full(frame.height, -1, np.int64)
     if groups.height == 1 and not nulls_equal:
+        if None in groups.select(by).row(0):
+            return np.full(frame.height, -1, np.int64)
         only = {name: pl.lit(groups[name][0], frame.schema[name]) for name in by}
         same = frame.select(pl.all_horizontal(pl.col(name) == value for name, value in only.items()).fill_null(False))
         return np.where(same.to_series().to_numpy(), np.int64(0), np.int64(-1))

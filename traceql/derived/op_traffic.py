@@ -45,6 +45,8 @@ class _Tensor(msgspec.Struct, frozen=True):
 
 def with_traffic(calls: pl.DataFrame) -> pl.DataFrame:
     """The rows of ``calls`` (INPUTS) whose traffic is known, with dtype, flops (null: not counted) and bytes."""
+    counted = [name for name in calls["name"].unique() if _rule(name) is not None]
+    calls = calls.filter(pl.col("name").is_in(counted))
     forms = calls.select(INPUTS).unique()
     found = pl.Series("form", [traffic(*row) for row in forms.rows()], dtype=FORM)
     known = forms.with_columns(found).filter(pl.col("form").is_not_null())
@@ -55,7 +57,7 @@ def traffic(
     name: str | None, shapes: str | None, dtypes: str | None, strides: str | None = None
 ) -> dict[str, Any] | None:
     """What a call with these recorded inputs moves: the fields of FORM; None when they do not say."""
-    rule = _rules().get(name if name.startswith("aten::") else name.rpartition("::")[2]) if name else None
+    rule = _rule(name)
     if rule is None or not shapes or not dtypes:
         return None
     try:
@@ -68,6 +70,11 @@ def traffic(
         return {"dtype": str(types[first]).removeprefix("c10::"), "flops": flops, "bytes": moved}
     except (ValueError, TypeError, IndexError, KeyError, StopIteration, OverflowError):
         return None
+
+
+def _rule(name: str | None) -> _Rule | None:
+    """How the operator's traffic is counted, None where it is not."""
+    return _rules().get(name if name.startswith("aten::") else name.rpartition("::")[2]) if name else None
 
 
 def _tensors(rule: _Rule, shapes: Any, dtypes: Any, strides: Any) -> dict[int, _Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
@@ -37,14 +36,12 @@ def build(report: Report, *, timeline: bool = True) -> View:
     found = tuple(_reachable(card, detailed) for card in found)
     share = 1 / max(len(detailed), 1) if timeline else 0.0
     every = tuple(each for card in found for each in card.every)
-    with ThreadPoolExecutor(1) as beside:  # compressing needs neither Python's lock nor anything of the sections
-        handoff = beside.submit(_handoff, report, every) if timeline else None
-        views = tuple(
-            trace_view(trace, label, file, index, every, timeline_share=share)
-            if index in detailed
-            else brief_view(trace, label)
-            for index, (trace, label, file) in enumerate(zip(traces, labels, files, strict=True))
-        )
+    views = tuple(
+        trace_view(trace, label, file, index, every, timeline_share=share)
+        if index in detailed
+        else brief_view(trace, label)
+        for index, (trace, label, file) in enumerate(zip(traces, labels, files, strict=True))
+    )
     outcomes = report.rules
     return View(
         title=_title(files, run_name(report.recordings), "ranks" if by_rank else _kind(traces)),
@@ -66,7 +63,7 @@ def build(report: Report, *, timeline: bool = True) -> View:
         groups=grouped(found),
         command=analyze_command(report),
         lead=slowest,
-        handoff=None if handoff is None else handoff.result(),
+        handoff=_handoff(report, every) if timeline else None,
         rank_views=_rank_views(report, detailed, labels) if timeline else (),
         brief_note=_brief_note(labels, detailed),
     )
