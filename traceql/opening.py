@@ -14,7 +14,7 @@ import polars as pl
 from traceql import run_manifest, schema
 from traceql.errors import TraceqlError, UnreadableTraceError
 from traceql.loaders import registry
-from traceql.trace import Trace
+from traceql.trace import Trace, in_order
 
 if TYPE_CHECKING:
     from traceql.ranks.jobs import Job
@@ -69,8 +69,6 @@ def open_all(paths: list[Path], *, strict: bool = False, cache: bool = False) ->
             raise UnreadableTraceError(unreadable[-1])
         manifest = run_manifest.read(path) if inside else None
         traces += found if manifest is None else run_manifest.noted(found, manifest)
-    from traceql.ranks.processes import in_order
-
     return Opened(in_order(traces), tuple(unreadable))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -215,3 +215,8 @@ def _placed(name: str, frame: pl.DataFrame, first_ns: int, rank: int | None) -> 
     if not identity.endswith("_id"):
         return ordered
     return ordered.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(identity))
+
+
+def in_order(traces: Iterable[Trace]) -> tuple[Trace, ...]:
+    """Traces in order of rank, then path; the parts of a file in their own order."""
+    return tuple(sorted(traces, key=lambda t: (t.rank is not None, t.rank or 0, str(t.path))))

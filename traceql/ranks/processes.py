@@ -16,7 +16,7 @@ from traceql.counters import REPORTS
 from traceql.derived import api, memoised
 from traceql.kernel_names import described
 from traceql.ranks import RANK_KEY
-from traceql.trace import Part, Problem, Trace
+from traceql.trace import Part, Problem, Trace, in_order
 
 _WORK = ("kernels", "graph_traces")
 """What makes a process a worker of a GPU; copies and fills alone are a helper's (a test of peer access, a transfer)."""
@@ -29,11 +29,6 @@ _MOST = 1_024
 """Processes with GPU work on one host; a file with more is damaged."""
 _STRAY = 0.01
 """Share of a device's work up to which a process is a passer-by there and not its worker."""
-
-
-def in_order(traces: Sequence[Trace]) -> tuple[Trace, ...]:
-    """Traces in order of rank, then path; the parts of a file in their own order."""
-    return tuple(sorted(traces, key=lambda t: (t.rank is not None, t.rank or 0, str(t.path))))
 
 
 def apart(traces: Sequence[Trace]) -> tuple[Trace, ...]:
