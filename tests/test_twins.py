@@ -150,6 +150,15 @@ def test_traces_of_a_run_are_called_by_mode_and_profiler(run: Report) -> None:
     assert FILE in run.traces[0].loaded["metadata"]["key"].to_list()
 
 
+def test_the_first_lines_tell_the_steps_without_a_profiler_of_every_mode_and_run(run: Report) -> None:
+    told = "A decode step without the profiler: eager 15.7 ms, graph 7.77 ms."
+    for form in ("text", "markdown", "html"):
+        assert told in " ".join(run.render(form).replace("&nbsp;", " ").replace("\u00a0", " ").split())
+    sweep = build(analyze(samples.path("sglang-h200-tp-scaling")), timeline=False)
+    assert sweep.recorded == "A decode step without the profiler: tp1 7.59 ms, tp2 5.04 ms, tp4 4.25 ms."
+    assert build(analyze(run.traces[0]), timeline=False).recorded == ""
+
+
 def test_text_names_both_captures_and_what_each_says(run: Report) -> None:
     text = run.render("text")
     assert text.count("launch-gap  TQL101") == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -18,7 +19,7 @@ from traceql.report import causes, units
 from traceql.report.model import Figure
 from traceql.report.names import shown
 from traceql.trace import Trace
-from traceql.twins import peers
+from traceql.twins import Recording, peers
 
 if TYPE_CHECKING:
     from traceql.reporting import Report
@@ -27,6 +28,9 @@ NOT_RECORDED = "not recorded"
 _SOURCES = {"torch_profiler": "PyTorch profiler", "nsys": "Nsight Systems", "ncu": "Nsight Compute"}
 _WORTH_A_WORD_PCT = 1.0
 """A largest loss under this share of the step is not worth a sentence: the GPU is the limit then."""
+
+_RECORDED_TOLD = 8
+"""Modes and runs whose unprofiled step stands at the top of a report; of more nobody reads them."""
 
 
 @dataclass(frozen=True)
@@ -271,6 +275,30 @@ def _findings(report: Report) -> Figure:
         units.count(len(found)),
         note=", ".join(parts) or "nothing to report",
     )
+
+
+def without_profiler(traces: Sequence[Trace], recordings: Sequence[Recording | None]) -> str:
+    """The steps that the manifests measured without a profiler, by run and mode, in a sentence; empty where fewer than two
+    are told."""
+    known: dict[tuple[str, str], int] = {}
+    for trace, each in zip(traces, recordings, strict=True):
+        ns = unprofiled_step_ns(trace)
+        if each is not None and each.mode is not None and ns is not None:
+            known.setdefault((each.run, each.mode), ns)
+    if not 2 <= len(known) <= _RECORDED_TOLD:
+        return ""
+    runs, modes = ({key[at] for key in known} for at in (0, 1))
+    told = [
+        " ".join(
+            [
+                *([shown(Path(run).name)] if len(runs) > 1 else []),
+                *([shown(mode)] if len(modes) > 1 else []),
+                units.ms(ns),
+            ]
+        )
+        for (run, mode), ns in sorted(known.items())
+    ]
+    return f"A decode step without the profiler: {', '.join(told)}."
 
 
 def slowest(traces: Sequence[Trace]) -> int:

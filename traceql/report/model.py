@@ -328,6 +328,8 @@ class View:
     scope: tuple[str, ...]
     """what stands beside the title: GPU and profiler, or which of several traces the figures are of"""
     verdict: str
+    recorded: str
+    """the steps without a profiler of several modes and runs, in a sentence; empty without"""
     headline: tuple[Figure, ...]
     cards: tuple[Card, ...]
     traces: tuple[TraceView, ...]

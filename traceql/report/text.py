@@ -57,6 +57,8 @@ def _head(view: View, console: Console) -> None:
     put(console, Text(" · ".join((view.title, *view.scope)), style="dim"))
     put(console)
     put(console, Text(view.verdict, style="bold"))
+    if view.recorded:
+        put(console, Text(view.recorded))
     figures = [_figure(f) for f in view.headline]
     if figures:
         put(console, Text(_listed(figures, console.width)))

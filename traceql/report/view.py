@@ -47,6 +47,7 @@ def build(report: Report, *, timeline: bool = True) -> View:
         title=_title(files, run_name(report.recordings), "ranks" if by_rank else _kind(traces)),
         scope=_scope(views, slowest),
         verdict=headline.verdict(lead) if lead else "No trace could be read.",
+        recorded=headline.without_profiler(traces, report.recordings),
         headline=headline.figures(report, lead) if lead else (),
         cards=found,
         traces=views,
