@@ -184,7 +184,7 @@ def _where(finding: Finding, trace: Trace) -> list[str]:
         step = trace.table("steps").filter(pl.col("step_id") == finding.step_id)
         name = step_label(*step.select("kind", "batch_size").row(0)) if step.height else "step"
         parts.append(shown(f"step {finding.step_id}" if name == "step" else f"step {finding.step_id}, {name}"))
-    if finding.subject:
+    if finding.subject and finding.subject != f"rank {trace.rank}":  # the label says so
         parts.append(shown(finding.subject))
     if finding.source_time_s is not None:
         parts.append(f"at {finding.source_time_s:.6f} s")
