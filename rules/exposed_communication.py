@@ -49,6 +49,7 @@ from traceql.finding import Finding, Severity
 from traceql.ranks.costs import (
     StepCost,
     alignment,
+    all_reduces,
     by_collective,
     collective_costs,
     median_costs,
@@ -142,8 +143,7 @@ def _by_rank(job: Job, cost: StepCost) -> list[dict[str, object]]:
 
 def _advice(table: pl.DataFrame, kind: str | None, *, waits: bool) -> list[str]:
     advice = []
-    reduces = table.filter(pl.col("op") == "all_reduce")
-    largest = (table if reduces.is_empty() else reduces)["bytes"].max()
+    largest = all_reduces(table)["bytes"].max()
     small = kind == "decode" if largest is None else int(largest) <= _SMALL_BYTES  # type: ignore[arg-type]
     if small and mostly_nccl(table):
         advice.append(

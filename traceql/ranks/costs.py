@@ -138,11 +138,16 @@ def by_collective(job: Job, cost: StepCost) -> pl.DataFrame:
     )
 
 
+def all_reduces(table: pl.DataFrame) -> pl.DataFrame:
+    """The all-reduces of a ``by_collective``; all its collectives where it has none."""
+    found = table.filter(pl.col("op") == "all_reduce")
+    return table if found.is_empty() else found
+
+
 def mostly_nccl(table: pl.DataFrame) -> bool:
-    """Whether NCCL (or RCCL, or a library unknown) takes most of the transfer of a ``by_collective``'s all-reduces; of all
-    its collectives where it has none. The rest are kernels made for small messages."""
-    reduces = table.filter(pl.col("op") == "all_reduce")
-    rows = table if reduces.is_empty() else reduces
+    """Whether NCCL (or RCCL, or a library unknown) takes most of the transfer of ``all_reduces``; the rest are kernels made
+    for small messages."""
+    rows = all_reduces(table)
     by_nccl = pl.col("what").str.contains("^(nccl|rccl)").fill_null(True)
     nccl_ns, all_ns = rows.select(pl.col("transfer_ns").filter(by_nccl).sum(), all_ns=pl.col("transfer_ns").sum()).row(
         0

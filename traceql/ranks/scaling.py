@@ -62,8 +62,8 @@ def of_digests(given: Sequence[RankDigest]) -> pl.DataFrame:
     """One row for each TP size, kind of step, batch size and mode (eager, graph) among the runs.
 
     ``step_ms`` is the step without a profiler where the manifests have it, else the typical recorded one (``profiled``):
-    of one kind, batch and mode all rows are the one or the other, whichever more sizes have, since only these can be
-    compared. ``speedup`` is against the smallest TP, and ``efficiency_pct`` 100 · speedup over the ratio of the sizes.
+    of one kind, batch and mode all rows are the one or the other, unprofiled where more than half of the sizes have that,
+    since only these can be compared. ``speedup`` is against the smallest TP, and ``efficiency_pct`` 100 · speedup over the ratio of the sizes.
 
     What the recorded step consists of, ms, on the first rank: ``communication_ms`` (transfer with no computation beside
     it), ``waiting_ms`` (the rest of the time in collectives), ``compute_ms`` (the rest of the time the GPU is busy),

@@ -102,10 +102,16 @@ def _also_on(report: Report, entry: Entry) -> str:
 
 def _by_rank(report: Report, sized: Sequence[tuple[Finding, Card]]) -> str:
     """What one profiler says; of several ranks the first four that save anything, and how many there are besides."""
-    saving = [(report.traces[finding.trace].rank, card.savings) for finding, card in sized if card.savings_us]
-    if len(sized) == 1 or not saving:
-        return "nothing" if not saving else saving[0][1].text  # type: ignore[union-attr]
-    told = [f"{figure.text} on rank {rank}" for rank, figure in saving[:_RANKS_TOLD] if figure]
+    saving = [
+        (report.traces[finding.trace].rank, card.savings.text)
+        for finding, card in sized
+        if card.savings and card.savings_us
+    ]
+    if not saving:
+        return "nothing"
+    if len(sized) == 1:
+        return saving[0][1]
+    told = [f"{text} on rank {rank}" for rank, text in saving[:_RANKS_TOLD]]
     less = [f"less on {len(saving) - _RANKS_TOLD} more"] if len(saving) > _RANKS_TOLD else []
     none = [f"nothing on {counted(len(sized) - len(saving), 'other')}"] if len(sized) > len(saving) else []
     return ", ".join([*told, *less, *none])
